@@ -1,0 +1,12 @@
+//! The engine of hasNotEngine: domain types, ports, actors and their pure logic.
+//!
+//! | actor | owns | asks | told by | mailbox | scope |
+//! | --- | --- | --- | --- | --- | --- |
+
+pub mod auth;
+pub mod domain;
+pub mod ledger;
+pub mod outcome;
+pub mod ports;
+pub mod quota;
+pub mod stream;

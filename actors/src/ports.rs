@@ -1,0 +1,261 @@
+//! What the engine asks of the world: traits named after roles, implemented in `src/`.
+//!
+//! Futures of the store, the caches and the verifier are `Send`: their connections live on a thread of their own that
+//! outlives the workers. Those of [`Upstream`] are not: a provider's connection belongs to the worker that opened it.
+//! Every method may be called from any worker; every future may be dropped at any point, and what it had started is
+//! then either done completely or not at all.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::{
+    future::{BoxFuture, LocalBoxFuture},
+    stream::LocalBoxStream,
+};
+use uuid::Uuid;
+
+use crate::domain::{
+    AccountKey, Amounts, CallerRecord, CatalogRows, Claims, Posting, RequestId, Timestamp, TokenHash, UserId, Window,
+};
+
+/// Where time comes from. The only place that reads the machine's clocks.
+pub trait Clock: Send + Sync {
+    /// Returns the monotonic time, for durations and deadlines.
+    fn now(&self) -> Instant;
+    /// Returns the time of day that windows and expiries go by.
+    fn wall(&self) -> Timestamp;
+}
+
+/// Why a token is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a token, signed by someone else, of another audience, not valid yet, or with a bad claim.
+    #[error("the token is not valid")]
+    Invalid,
+    /// It was valid; its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// The keys to verify it with can't be fetched now.
+    #[error("the keys to verify the token with can't be fetched")]
+    KeysUnavailable,
+}
+
+/// Checks the signature and the claims of a JWT.
+pub trait TokenVerifier: Send + Sync {
+    /// Verifies `token` against the configured keys. The clock is the machine's; leeway 30 s.
+    ///
+    /// # Errors
+    /// [`TokenError`], for every reason but a revocation, which is the store's to know.
+    fn verify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Claims, TokenError>>;
+}
+
+/// A cache that instances share. Never the authority: each failure is a miss, each answer may be stale.
+pub trait SharedCache: Send + Sync {
+    /// Returns `user:auth:{userId}`.
+    fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Option<CallerRecord>>;
+    /// Keeps `user:auth:{userId}` for 600 s, in the background.
+    fn post_caller(&self, caller: &CallerRecord);
+    /// Returns `key:auth:{sha256}`: whose API key that is.
+    fn user_of_key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<UserId>>;
+    /// Keeps `key:auth:{sha256}` until the key's end, 600 s at most, in the background.
+    fn post_user_of_key(&self, key: &TokenHash, user: &UserId, expires_at: Option<Timestamp>);
+    /// Keeps `user:usage:{userId}`, a JSON snapshot for readers elsewhere, for 300 s, in the background.
+    fn post_usage(&self, user: &UserId, snapshot: serde_json::Value);
+    /// Says whether the cache answered lately; `None` where none is configured.
+    fn healthy(&self) -> Option<bool>;
+}
+
+/// Why the store gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, was too slow or broke off. A write may or may not have happened.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// It answered, but not what was expected; nothing was written.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+/// What the store knows of an API key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// Whose it is.
+    pub user: UserId,
+    /// Its end, if it has one.
+    pub expires_at: Option<Timestamp>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+/// Something that was changed in the store, by whichever instance or command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A user was added, disabled or given another plan or role.
+    User(UserId),
+    /// An API key was made or revoked.
+    Key(TokenHash),
+    /// A JWT was revoked, until its end.
+    Token(TokenHash, Timestamp),
+    /// Models, classes, plans or limits changed.
+    Catalog,
+}
+
+/// Changes in the order in which they were committed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// The sequence number to ask from next time.
+    pub last: i64,
+    /// Each with its own sequence number.
+    pub items: Vec<(i64, Change)>,
+}
+
+/// Users, keys and revocations.
+pub trait Directory: Send + Sync {
+    /// Finds a user.
+    ///
+    /// # Errors
+    /// [`StoreError`], as all methods here.
+    fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Result<Option<CallerRecord>, StoreError>>;
+    /// Adds a user if unknown, with the named plan or, if that is none, the default plan; returns what is there now.
+    fn provision<'a>(
+        &'a self,
+        user: &'a UserId,
+        plan: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<CallerRecord, StoreError>>;
+    /// Finds an API key.
+    fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Result<Option<KeyRecord>, StoreError>>;
+    /// Notes when these keys were last used. One statement.
+    fn touch_keys<'a>(&'a self, used: &'a [(TokenHash, Timestamp)]) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Returns every revoked JWT that hasn't expired, with its end.
+    fn revoked_tokens(&self) -> BoxFuture<'_, Result<Vec<(TokenHash, Timestamp)>, StoreError>>;
+    /// Returns the changes after a sequence number, oldest first, at most 10,000.
+    fn changes(&self, after: i64) -> BoxFuture<'_, Result<Changes, StoreError>>;
+    /// Returns the changes made in the last 20 min (twice as long as any cache keeps a caller), and where to go on.
+    fn recent_changes(&self) -> BoxFuture<'_, Result<Changes, StoreError>>;
+}
+
+/// Models, classes and plans.
+pub trait CatalogSource: Send + Sync {
+    /// Reads all of them, in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn catalog(&self) -> BoxFuture<'_, Result<CatalogRows, StoreError>>;
+}
+
+/// How far the postings of one journal have been applied: from `from` up to, not including, `to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorMove {
+    /// The journal.
+    pub journal: Uuid,
+    /// Where the store must stand for this batch to be applied; 0 where it knows no such journal.
+    pub from: u64,
+    /// Where it stands afterwards.
+    pub to: u64,
+}
+
+/// Postings to be applied in one transaction, with the cursors that make a second try harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// One for each journal that the postings are from.
+    pub cursors: Vec<CursorMove>,
+    /// The rows.
+    pub postings: Vec<Posting>,
+}
+
+/// Why a batch was not applied, or perhaps not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Nothing was applied: the store stands elsewhere than the batch starts.
+    #[error("journal {journal} stands at {found}, not at the batch's start")]
+    CursorElsewhere {
+        /// The journal.
+        journal: Uuid,
+        /// Where the store stands.
+        found: u64,
+    },
+    /// Nothing was applied, or all of it: read the cursors to learn which.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The books.
+pub trait LedgerStore: Send + Sync {
+    /// Applies totals (`used = used + delta`, for the day and the month), rows and cursors: all or nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    fn apply(&self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), ApplyError>>;
+    /// Returns how far each of these journals has been applied; 0 for one that is unknown.
+    fn cursors<'a>(&'a self, journals: &'a [Uuid]) -> BoxFuture<'a, Result<Vec<u64>, StoreError>>;
+    /// Returns what was used, in the order asked; zero where nothing was. One statement for all.
+    fn totals<'a>(&'a self, accounts: &'a [(AccountKey, Window)]) -> BoxFuture<'a, Result<Vec<Amounts>, StoreError>>;
+    /// Returns the store's clock, which decides windows.
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>>;
+}
+
+/// What to open at a provider.
+#[derive(Debug, Clone)]
+pub struct UpstreamRequest {
+    /// The provider's name under `[providers]`.
+    pub provider: Arc<str>,
+    /// The JSON body, spliced for that provider.
+    pub body: Bytes,
+    /// Whether the answer is a stream of events.
+    pub stream: bool,
+    /// The label for the provider's logs.
+    pub request_id: RequestId,
+    /// The caller's `traceparent`, handed on.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// The head of a provider's answer, and its body to be pulled.
+pub struct UpstreamResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// `content-type`, lower case, without parameters.
+    pub content_type: Box<str>,
+    /// `retry-after`, where the provider gave one in seconds.
+    pub retry_after: Option<std::time::Duration>,
+    /// The body. Dropping it closes the connection at once.
+    pub body: UpstreamBody,
+}
+
+impl fmt::Debug for UpstreamResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamResponse").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// A provider's body, as it comes. Its end proves nothing: a truncated body ends like a whole one.
+pub type UpstreamBody = LocalBoxStream<'static, Result<Bytes, UpstreamError>>;
+
+/// Why a provider gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection: refused, unresolved, TLS failed. Nothing was sent.
+    #[error("can't connect to the provider")]
+    Connect,
+    /// No connection within the provider's `connect_timeout`. Nothing was sent.
+    #[error("connecting to the provider took too long")]
+    ConnectTimeout,
+    /// The connection broke, or what came was no HTTP. The request may have been served.
+    #[error("the provider broke off")]
+    Broken,
+    /// No provider of that name is configured.
+    #[error("no such provider")]
+    Unknown,
+}
+
+/// Opens requests at providers, from the worker's own thread.
+pub trait Upstream {
+    /// Sends the request and returns the answer's head, whatever its status. Redirects are not followed, compressed
+    /// bodies not decoded.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    fn open(&self, request: UpstreamRequest) -> LocalBoxFuture<'static, Result<UpstreamResponse, UpstreamError>>;
+}
