@@ -1,8 +1,35 @@
 //! UsageLedger: brings postings into the store.
+//!
+//! Workers write to their [`Books`]: `open` claims the space of a posting before a provider is contacted, `settle`
+//! fills it. The actor, once in the process on a thread of its own, brings what was settled into the store, in order,
+//! in batches that carry a cursor for each book: the store applies a batch only where it starts, so that a retry after
+//! an unknown commit can't count twice.
+//!
+//! Limits: at most `max_pending` postings wait or are promised, over all books; beyond them `open` refuses. One batch
+//! in flight, of at most `flush_postings`.
 
-use std::time::Duration;
+mod books;
+mod flush;
 
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::{
+    Actor, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, WrapFuture, fut::wrap_future,
+};
 use serde::Deserialize;
+use tokio::sync::oneshot;
+
+pub use books::{Books, Entry, Shelf};
+
+use crate::{
+    domain::Timestamp,
+    ports::{Clock, LedgerStore, SharedCache},
+    quota::Accounts,
+};
+use flush::{FlushError, Flushed, Flusher};
 
 /// How usage is booked: `[ledger]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,4 +42,200 @@ pub struct Config {
     pub flush_postings: usize,
     /// The most postings that wait, those of running requests included; beyond them new requests are refused.
     pub max_pending: usize,
+}
+
+/// The longest pause between two attempts while the store is away.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+
+/// How others speak to the ledger.
+#[derive(Debug, Clone)]
+pub struct LedgerHandle {
+    addr: Addr<UsageLedger>,
+    shelf: Arc<Shelf>,
+}
+
+/// How far the store is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lag {
+    /// Postings that haven't reached the store.
+    pub rows: usize,
+    /// The age of the oldest of them.
+    pub age: Duration,
+}
+
+impl LedgerHandle {
+    /// Returns how far the store is behind.
+    #[must_use]
+    pub fn lag(&self, now: Timestamp) -> Lag {
+        let age = self.shelf.lag_since().map_or(Duration::ZERO, |since| now.since(since));
+        Lag { rows: self.shelf.lag_rows(), age }
+    }
+
+    /// Returns how many admitted requests haven't ended.
+    #[must_use]
+    pub fn open_entries(&self) -> usize {
+        self.shelf.open_entries()
+    }
+
+    /// Opens a fresh book for a worker.
+    #[must_use]
+    pub fn open_books(&self) -> Books {
+        self.shelf.open_books()
+    }
+
+    /// Brings everything that was settled into the store, waiting at most `deadline`. Returns how many postings are
+    /// left: 0 unless the store was away.
+    pub async fn ask_flush(&self, deadline: Duration) -> usize {
+        let done = async {
+            match self.addr.send(Flush).await {
+                Ok(done) => done.await.is_ok(),
+                Err(_closed) => false,
+            }
+        };
+        match tokio::time::timeout(deadline, done).await {
+            Ok(true) => 0,
+            _ => self.shelf.lag_rows(),
+        }
+    }
+}
+
+/// Asks to be told when nothing waits any more.
+struct Flush;
+
+impl Message for Flush {
+    type Result = oneshot::Receiver<()>;
+}
+
+/// The actor.
+pub struct UsageLedger {
+    config: Config,
+    shelf: Arc<Shelf>,
+    accounts: Arc<Accounts>,
+    cache: Arc<dyn SharedCache>,
+    clock: Arc<dyn Clock>,
+    /// Away while a batch is in flight.
+    flusher: Option<Flusher>,
+    not_before: Instant,
+    backoff: Duration,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl UsageLedger {
+    /// Starts the ledger on a thread of its own.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        accounts: Arc<Accounts>,
+        store: Arc<dyn LedgerStore>,
+        cache: Arc<dyn SharedCache>,
+        clock: Arc<dyn Clock>,
+        arbiter: &ArbiterHandle,
+    ) -> LedgerHandle {
+        let shelf = Shelf::new(config.max_pending, config.flush_postings);
+        let flusher = Flusher::new(Arc::clone(&shelf), store);
+        let not_before = clock.now();
+        let books = Arc::clone(&shelf);
+        let addr = Self::start_in_arbiter(arbiter, move |_| Self {
+            config,
+            shelf: books,
+            accounts,
+            cache,
+            clock,
+            flusher: Some(flusher),
+            not_before,
+            backoff: Duration::ZERO,
+            waiting: Vec::new(),
+        });
+        LedgerHandle { addr, shelf }
+    }
+
+    /// Starts bringing a batch into the store, unless one is on its way or the store needs a rest.
+    fn fly(&mut self, ctx: &mut Context<Self>) {
+        if self.clock.now() < self.not_before {
+            return;
+        }
+        let Some(mut flusher) = self.flusher.take() else { return };
+        let flight = async move {
+            let result = flusher.flush().await;
+            (flusher, result)
+        };
+        ctx.spawn(flight.into_actor(self).map(|(flusher, result), ledger, ctx| {
+            ledger.flusher = Some(flusher);
+            ledger.land(result, ctx);
+        }));
+    }
+
+    fn land(&mut self, result: Result<Option<Flushed>, FlushError>, ctx: &mut Context<Self>) {
+        match result {
+            Ok(None) => {
+                for waiter in self.waiting.drain(..) {
+                    // Whoever left needs no answer.
+                    let _left = waiter.send(()).is_err();
+                }
+            }
+            Ok(Some(flushed)) => {
+                self.backoff = Duration::ZERO;
+                self.book(&flushed);
+                if flushed.postings >= self.config.flush_postings || !self.waiting.is_empty() {
+                    self.fly(ctx);
+                }
+            }
+            Err(error) => {
+                self.backoff = (self.backoff * 2).clamp(self.config.flush_interval, MAX_BACKOFF);
+                self.not_before = self.clock.now() + self.backoff;
+                tracing::warn!(target: "ledger", %error, rows = self.shelf.lag_rows(), "postings wait for the store");
+            }
+        }
+    }
+
+    /// Tells accounts and the shared cache what has reached the store.
+    fn book(&self, flushed: &Flushed) {
+        for (user, postings) in &flushed.users {
+            if let Some((id, accounts)) = self.accounts.post_flushed(*user, *postings) {
+                let classes: Vec<_> = accounts
+                    .iter()
+                    .map(|(class, account)| {
+                        serde_json::json!({
+                            "class": class,
+                            "window": account.window.kind(),
+                            "resets_at": account.window.end().to_rfc3339(),
+                            "used": account.used,
+                            "reserved": account.reserved,
+                        })
+                    })
+                    .collect();
+                self.cache.post_usage(&id, serde_json::json!({ "classes": classes }));
+            }
+        }
+    }
+
+    /// Flushes at once whenever a whole batch is there.
+    fn listen(&self, ctx: &mut Context<Self>) {
+        let shelf = Arc::clone(&self.shelf);
+        let poked = wrap_future::<_, Self>(async move { shelf.poked().await });
+        ctx.spawn(poked.map(|(), ledger, ctx| {
+            ledger.fly(ctx);
+            ledger.listen(ctx);
+        }));
+    }
+}
+
+impl Actor for UsageLedger {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_interval(self.config.flush_interval, |ledger, ctx| ledger.fly(ctx));
+        self.listen(ctx);
+    }
+}
+
+impl Handler<Flush> for UsageLedger {
+    type Result = actix::MessageResult<Flush>;
+
+    fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Self::Result {
+        let (sender, done) = oneshot::channel();
+        self.waiting.push(sender);
+        self.fly(ctx);
+        actix::MessageResult(done)
+    }
 }

@@ -1,0 +1,102 @@
+//! One batch at a time from the books into the store, exactly once.
+//!
+//! Invariants:
+//! - A batch that was taken stays the current one, unchanged, until the store has applied it.
+//! - After an attempt whose end is unknown the cursors are read before anything is tried again: they stand at the
+//!   batch's start (nothing was applied) or at its end (all of it was), since they move in the batch's transaction.
+//! - Where they stand elsewhere, someone else writes these books or the store was put back: nothing is applied.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use uuid::Uuid;
+
+use super::books::Shelf;
+use crate::{
+    domain::UserKey,
+    ports::{ApplyError, Batch, LedgerStore, StoreError},
+};
+
+/// Why nothing more can be flushed for now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum FlushError {
+    /// The store gave no answer: try later.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store's cursor fits neither the batch's start nor its end.
+    #[error("the store's cursor of journal {journal} stands at {found}, which fits no batch of this process")]
+    CursorElsewhere {
+        /// The journal.
+        journal: Uuid,
+        /// Where the store stands.
+        found: u64,
+    },
+}
+
+/// A batch that has reached the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Flushed {
+    /// How many postings.
+    pub(super) postings: usize,
+    /// Whose, and how many of each.
+    pub(super) users: BTreeMap<UserKey, u64>,
+}
+
+/// The state between two flushes.
+pub(super) struct Flusher {
+    shelf: Arc<Shelf>,
+    store: Arc<dyn LedgerStore>,
+    current: Option<Arc<Batch>>,
+    uncertain: bool,
+}
+
+impl Flusher {
+    pub(super) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
+        Self { shelf, store, current: None, uncertain: false }
+    }
+
+    /// Brings one batch into the store. `None` where nothing waits.
+    pub(super) async fn flush(&mut self) -> Result<Option<Flushed>, FlushError> {
+        let batch = match &self.current {
+            Some(batch) => Arc::clone(batch),
+            None => {
+                let batch = Arc::new(self.shelf.take());
+                if batch.postings.is_empty() {
+                    return Ok(None);
+                }
+                self.current = Some(Arc::clone(&batch));
+                batch
+            }
+        };
+        if !(self.uncertain && self.was_applied(&batch).await?) {
+            // Until the store has answered, whether it applied the batch is unknown, also if this future is dropped.
+            self.uncertain = true;
+            match self.store.apply(Arc::clone(&batch)).await {
+                Ok(()) => {}
+                Err(ApplyError::Store(error)) => return Err(error.into()),
+                Err(ApplyError::CursorElsewhere { journal, found }) => {
+                    return Err(FlushError::CursorElsewhere { journal, found });
+                }
+            }
+        }
+        self.current = None;
+        self.uncertain = false;
+        self.shelf.release(batch.postings.len());
+        let mut users = BTreeMap::new();
+        for posting in &batch.postings {
+            *users.entry(posting.user).or_insert(0) += 1;
+        }
+        Ok(Some(Flushed { postings: batch.postings.len(), users }))
+    }
+
+    async fn was_applied(&self, batch: &Batch) -> Result<bool, FlushError> {
+        let journals: Vec<_> = batch.cursors.iter().map(|cursor| cursor.journal).collect();
+        let found = self.store.cursors(&journals).await?;
+        let at_end = batch.cursors.iter().zip(&found).all(|(cursor, found)| *found == cursor.to);
+        match batch.cursors.iter().zip(&found).find(|(cursor, found)| **found != cursor.from) {
+            Some((cursor, found)) if !at_end => {
+                Err(FlushError::CursorElsewhere { journal: cursor.journal, found: *found })
+            }
+            _ => Ok(at_end),
+        }
+    }
+}
