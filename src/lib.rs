@@ -1,1 +1,3 @@
-//! x
+//! The service around the engine: configuration.
+
+pub mod config;

@@ -1,1 +1,4 @@
-fn main() {}
+//! The service from outside: one test binary.
+#![cfg(test)]
+
+mod config;

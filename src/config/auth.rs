@@ -1,0 +1,155 @@
+//! `[auth]`: by which keys callers' tokens are verified.
+
+use std::{fs::File, path::PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{
+    Profile,
+    error::Problems,
+    layers::Layers,
+    secret,
+    values::{self, is_plain_http_url},
+};
+
+/// Who is a caller: `[auth]`.
+#[derive(Debug, Clone)]
+pub struct AuthConfig {
+    /// How tokens are verified.
+    pub jwt: JwtConfig,
+    /// The actor's own: provisioning and the cache.
+    pub cache: actors::auth::Config,
+}
+
+/// How tokens are verified: the part of `[auth]` that isn't the actor's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtConfig {
+    /// The only algorithm that is accepted.
+    #[serde(rename = "jwt_algorithm")]
+    pub algorithm: JwtAlgorithm,
+    /// The secret of HS256. In development it is `None` until [`super::ensure_secret`] made one.
+    #[serde(rename = "jwt_secret", deserialize_with = "values::secret")]
+    pub secret: Option<SecretString>,
+    /// The issuer's public key, a PEM file.
+    #[serde(rename = "jwt_public_key_file", deserialize_with = "values::path")]
+    pub public_key_file: Option<PathBuf>,
+    /// Where the issuer publishes its keys.
+    #[serde(rename = "jwt_jwks_url", deserialize_with = "values::text")]
+    pub jwks_url: Option<String>,
+    /// The `iss` that a token must have.
+    #[serde(rename = "jwt_issuer", deserialize_with = "values::text")]
+    pub issuer: Option<String>,
+    /// The `aud` that a token must have.
+    #[serde(rename = "jwt_audience", deserialize_with = "values::text")]
+    pub audience: Option<String>,
+    /// Whether `role` counts in tokens that were verified by a public key; it always does with HS256.
+    pub trust_role_claim: bool,
+    /// Whether the secret is the one that was made here: only then may a token be printed at start.
+    #[serde(skip)]
+    pub secret_made_here: bool,
+}
+
+/// An algorithm by which tokens are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum JwtAlgorithm {
+    /// HMAC with SHA-256, by a shared secret.
+    #[serde(rename = "HS256")]
+    Hs256,
+    /// RSA with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256 with SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+/// The keys of `[auth]` that are [`JwtConfig`]'s; all others are the actor's.
+const JWT_KEYS: [&str; 7] = [
+    "jwt_algorithm",
+    "jwt_secret",
+    "jwt_public_key_file",
+    "jwt_jwks_url",
+    "jwt_issuer",
+    "jwt_audience",
+    "trust_role_claim",
+];
+
+/// Reads `[auth]`.
+pub(super) fn read(layers: &mut Layers) -> Option<AuthConfig> {
+    let all = layers.at(&["auth"]).and_then(Value::as_table).cloned().unwrap_or_default();
+    let (jwt, cache): (Table, Table) = all.into_iter().partition(|(key, _)| JWT_KEYS.contains(&key.as_str()));
+    let jwt = layers.typed(&["auth"], Value::Table(jwt));
+    let cache = layers.typed(&["auth"], Value::Table(cache));
+    Some(AuthConfig { jwt: jwt?, cache: cache? })
+}
+
+impl AuthConfig {
+    pub(super) fn check(&self, profile: Profile, problems: &mut Problems) {
+        problems.within("auth.cache_entries", self.cache.cache_entries, 1..=10_000_000);
+        self.jwt.check_keys(profile, problems);
+        if let Some(url) = self.jwt.jwks_url.as_deref().filter(|url| !is_plain_http_url(url)) {
+            let found = if url.contains('@') { "not such a URL".to_owned() } else { format!("{url:?}") };
+            problems.refuse("auth.jwt_jwks_url", found, "an http or https URL with a host and without credentials");
+        }
+        if let Some(file) = &self.jwt.public_key_file
+            && let Err(error) = File::open(file)
+        {
+            let allowed = format_args!("a PEM file that can be read, but: {error}");
+            problems.refuse("auth.jwt_public_key_file", format_args!("{file:?}"), allowed);
+        }
+    }
+}
+
+impl JwtConfig {
+    /// Checks that the algorithm has the one key that it takes.
+    fn check_keys(&self, profile: Profile, problems: &mut Problems) {
+        let (algorithm, key) = (self.algorithm, "auth.jwt_algorithm");
+        let public = self.public_key_file.is_some() || self.jwks_url.is_some();
+        if algorithm == JwtAlgorithm::Hs256 {
+            if public {
+                let allowed = "RS256, ES256 or EdDSA where `auth.jwt_public_key_file` or `auth.jwt_jwks_url` is given";
+                return problems.refuse(key, "HS256", allowed);
+            }
+            return self.check_secret(profile, problems);
+        }
+        let name = problems.name("auth.jwt_secret");
+        if self.secret.is_some() {
+            problems.say(format!(
+                "{name} is given, but `{key}` is {algorithm:?}; it must be HS256, or the secret must be left out."
+            ));
+        }
+        match (&self.public_key_file, &self.jwks_url) {
+            (None, None) => problems.say(format!(
+                "`{key}` is {algorithm:?}, but there is no key; give `auth.jwt_public_key_file` (JWT_PUBLIC_KEY_FILE) or `auth.jwt_jwks_url` (JWT_JWKS_URL)."
+            )),
+            (Some(_), Some(_)) => problems.say(
+                "`auth.jwt_public_key_file` and `auth.jwt_jwks_url` are both given; only one of them is allowed."
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+    }
+
+    fn check_secret(&self, profile: Profile, problems: &mut Problems) {
+        let strength = self.secret.as_ref().map(|given| secret::weakness(given.expose_secret()));
+        match (profile, strength) {
+            (Profile::Production, None) => problems.refuse(
+                "auth.jwt_secret",
+                "missing or empty",
+                "given in the profile production (JWT_SECRET), such as `openssl rand -hex 32` prints",
+            ),
+            (Profile::Production, Some(Some(weakness))) => problems.refuse(
+                "auth.jwt_secret",
+                weakness,
+                "at least 32 random bytes in the profile production, such as `openssl rand -hex 32` prints",
+            ),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `[quota]`, `[stream]` and `[ledger]`: the ranges of what the actors themselves configure.
+
+use std::time::Duration;
+
+use super::{error::Problems, values::minutes};
+
+pub(super) fn check_quota(quota: &actors::quota::Config, problems: &mut Problems) {
+    problems.within("quota.max_accounts", quota.max_accounts, 1..=100_000_000);
+    problems.within_time("quota.idle_timeout", quota.idle_timeout, Duration::from_secs(1)..=minutes(24 * 60));
+    problems.within_time("quota.load_timeout", quota.load_timeout, Duration::from_millis(10)..=minutes(1));
+}
+
+pub(super) fn check_stream(stream: &actors::stream::Config, problems: &mut Problems) {
+    problems.within_time("stream.keepalive", stream.keepalive, Duration::from_millis(100)..=minutes(5));
+    problems.within_time("stream.commit_after", stream.commit_after, Duration::ZERO..=minutes(1));
+    problems.within("stream.buffer_bytes", stream.buffer_bytes, 4 << 10..=16 << 20);
+    problems.within("stream.max_frame_bytes", stream.max_frame_bytes, 1 << 10..=64 << 20);
+    problems.within("stream.max_answer_bytes", stream.max_answer_bytes, 1 << 10..=1 << 30);
+}
+
+pub(super) fn check_ledger(ledger: &actors::ledger::Config, problems: &mut Problems) {
+    problems.within_time("ledger.flush_interval", ledger.flush_interval, Duration::from_millis(10)..=minutes(1));
+    problems.within("ledger.flush_postings", ledger.flush_postings, 1..=100_000);
+    problems.within("ledger.max_pending", ledger.max_pending, 1..=10_000_000);
+}
