@@ -31,7 +31,7 @@ mod secret;
 mod server;
 mod values;
 
-pub use auth::{AuthConfig, JwtAlgorithm, JwtConfig};
+pub use auth::{AuthConfig, JwtConfig};
 pub use database::{DatabaseConfig, RedisConfig};
 pub use error::ConfigError;
 pub use models::{ModelConfig, ModelsConfig};

@@ -5,7 +5,11 @@
 //! Every method may be called from any worker; every future may be dropped at any point, and what it had started is
 //! then either done completely or not at all.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -216,7 +220,7 @@ pub struct UpstreamResponse {
     /// `content-type`, lower case, without parameters.
     pub content_type: Box<str>,
     /// `retry-after`, where the provider gave one in seconds.
-    pub retry_after: Option<std::time::Duration>,
+    pub retry_after: Option<Duration>,
     /// The body. Dropping it closes the connection at once.
     pub body: UpstreamBody,
 }
@@ -242,9 +246,25 @@ pub enum UpstreamError {
     /// The connection broke, or what came was no HTTP. The request may have been served.
     #[error("the provider broke off")]
     Broken,
+    /// What came can't be relayed: it is compressed, though that was not asked for.
+    #[error("the provider answered in an encoding that it was not asked for")]
+    Unreadable,
     /// No provider of that name is configured.
     #[error("no such provider")]
     Unknown,
+}
+
+/// How long a provider may be silent, and how often it is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// From the request until the head of the answer.
+    pub first_byte: Duration,
+    /// Between any two pieces of the answer.
+    pub gap: Duration,
+    /// Over the whole answer; `None` is off, since only silence is a fault.
+    pub total: Option<Duration>,
+    /// How many more times the same provider is asked before the first frame.
+    pub retries: u32,
 }
 
 /// Opens requests at providers, from the worker's own thread.
@@ -258,4 +278,6 @@ pub trait Upstream {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     fn open(&self, request: UpstreamRequest) -> LocalBoxFuture<'static, Result<UpstreamResponse, UpstreamError>>;
+    /// Returns how patient to be with a provider.
+    fn patience(&self, provider: &str) -> Patience;
 }

@@ -23,7 +23,7 @@ pub(crate) use accounts::lock;
 pub use reservation::{ClassUsage, Permit, Reservation, Settlement, Standing};
 
 use crate::{
-    domain::{Amounts, Caller, ModelKey, Plan, PlanLimit, Timestamp, Window},
+    domain::{Amounts, Caller, ClassId, ModelKey, Plan, PlanLimit, Timestamp, Window},
     ledger::Books,
     ports::Clock,
 };
@@ -43,6 +43,19 @@ pub struct Config {
     pub load_timeout: Duration,
 }
 
+/// Which ceiling leaves no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shortage {
+    /// In which class.
+    pub class: ClassId,
+    /// Which figure.
+    pub dimension: Dimension,
+    /// Where it stands.
+    pub figure: Figure,
+    /// In which window.
+    pub window: Window,
+}
+
 /// Why a request may not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaError {
@@ -54,14 +67,7 @@ pub enum QuotaError {
     },
     /// What the plan allows is used or promised.
     #[error("the quota is used up")]
-    Exhausted {
-        /// Which figure.
-        dimension: Dimension,
-        /// Where it stands.
-        figure: Figure,
-        /// In which window.
-        window: Window,
-    },
+    Exhausted(Shortage),
     /// The counts can't be read now.
     #[error("the quota can't be verified now")]
     Unavailable,
@@ -219,7 +225,8 @@ fn take(
         Ok(granted) => granted,
         Err(dimension) => {
             let figure = account.figure(dimension, &wish.line.limits);
-            return Some(Err(QuotaError::Exhausted { dimension, figure, window }));
+            let class = wish.line.class;
+            return Some(Err(QuotaError::Exhausted(Shortage { class, dimension, figure, window })));
         }
     };
     let Some(entry) = books.open() else {

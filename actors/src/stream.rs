@@ -1,8 +1,38 @@
 //! UpstreamStream: one request's life at a provider.
+//!
+//! One actor for each request, on its worker's thread: it opens the provider (retries and fallbacks before the first
+//! frame only), watches the deadlines and sends keep-alives. The answer's bytes don't pass through its mailbox: the
+//! response body pulls them through the [`Relay`], which both share.
+//!
+//! connecting → waiting for the first frame → relaying → ended, with one exit that settles the reservation and finishes
+//! the [`RequestOutcome`]; see `relay`.
+//!
+//! Limits: one chunk of the provider's and a few comments are held for a stream; a frame has at most
+//! `max_frame_bytes`, a whole answer `max_answer_bytes`.
 
-use std::time::Duration;
+mod opening;
+mod relay;
+pub mod sse;
+mod ticket;
+pub mod usage;
 
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use bytes::Bytes;
 use serde::Deserialize;
+use tokio::sync::watch;
+
+pub use relay::{Head, Relay};
+pub use ticket::Ticket;
+
+use crate::{
+    domain::{Caller, ErrorCode, Model, Outcome, Plan, RequestId},
+    ports::{Clock, Upstream},
+    quota::{QuotaHandle, Shortage},
+};
+use relay::{Shared, State};
+use sse::Scanner;
 
 /// How answers are relayed: `[stream]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,4 +50,153 @@ pub struct Config {
     pub max_frame_bytes: usize,
     /// The most bytes of an answer that isn't streamed.
     pub max_answer_bytes: usize,
+}
+
+/// Why a request got no answer, or not a whole one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// What the client is told.
+    pub code: ErrorCode,
+    /// The provider's HTTP status, if it gave one.
+    pub provider_status: Option<u16>,
+    /// When the provider may be asked again, if it said so.
+    pub retry_after: Option<Duration>,
+    /// Which ceiling cut it off, if one did.
+    pub shortage: Option<Shortage>,
+}
+
+impl Failure {
+    /// Makes a failure of which no more is known.
+    #[must_use]
+    pub fn new(code: ErrorCode) -> Self {
+        Self { code, provider_status: None, retry_after: None, shortage: None }
+    }
+}
+
+/// The request's body, as each model's provider is to get it.
+pub trait RequestBody {
+    /// Returns the client's bytes with the model's name and the stream options spliced in.
+    fn for_model(&self, model: &Model) -> Bytes;
+    /// Returns the completion ceiling that the client gave, if it gave one.
+    fn max_completion_tokens(&self) -> Option<i64>;
+    /// Returns how many completions it asks for.
+    fn choices(&self) -> i64;
+}
+
+/// The completion ceiling of a model that gives none itself.
+const DEFAULT_COMPLETION_TOKENS: i64 = 4_096;
+
+/// Returns the most completion tokens that a request may cost at this model, over all its choices.
+#[must_use]
+pub fn completion_ceiling(body: &dyn RequestBody, model: &Model) -> i64 {
+    let own = body.max_completion_tokens();
+    let most = own.or_else(|| model.max_output.map(i64::from)).unwrap_or(DEFAULT_COMPLETION_TOKENS);
+    most.saturating_mul(body.choices())
+}
+
+/// An admitted request, but for what it owes.
+pub struct Job {
+    /// The label for the provider's logs.
+    pub request_id: RequestId,
+    /// The caller, for the reservations of fallbacks.
+    pub caller: Arc<Caller>,
+    /// The caller's plan.
+    pub plan: Arc<Plan>,
+    /// The model to ask first.
+    pub model: Arc<Model>,
+    /// Those to ask if it fails, in order.
+    pub fallbacks: Vec<Arc<Model>>,
+    /// What to ask.
+    pub body: Rc<dyn RequestBody>,
+    /// The size of its `messages`.
+    pub message_bytes: u64,
+    /// Whether the answer is a stream.
+    pub stream: bool,
+    /// Whether the client asked for the usage-only chunk.
+    pub wants_usage: bool,
+    /// Whether what OpenAI's SDKs fail on is taken out of the stream.
+    pub sdk_safe: bool,
+    /// The client's `traceparent`.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// What all streams of a worker share.
+pub struct Kit {
+    /// `[stream]`.
+    pub config: Config,
+    /// The providers.
+    pub upstream: Rc<dyn Upstream>,
+    /// This worker's gate.
+    pub quota: QuotaHandle,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Becomes true when the drain's grace is over.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// The actor.
+pub struct UpstreamStream {
+    kit: Rc<Kit>,
+    shared: Shared,
+    /// Taken when it starts.
+    job: Option<Job>,
+}
+
+impl UpstreamStream {
+    /// Starts the life of an admitted request; the relay is its reader's end.
+    #[must_use]
+    pub fn open(kit: &Rc<Kit>, ticket: Ticket, job: Job) -> Relay {
+        let state = State::new(ticket, Scanner::new(job.options(kit, &job.model)), &job, Arc::clone(&kit.clock));
+        let shared = Rc::new(RefCell::new(state));
+        let actor = Self { kit: Rc::clone(kit), shared: Rc::clone(&shared), job: Some(job) }.start();
+        // The mailbox takes this one message; where it is closed, the actor is gone already.
+        Relay { shared, left: Box::new(move || drop(actor.try_send(Left))) }
+    }
+}
+
+impl Actor for UpstreamStream {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if let Some(job) = self.job.take() {
+            ctx.spawn(opening::open(Rc::clone(&self.kit), job, Rc::clone(&self.shared)).into_actor(self));
+        }
+        ctx.spawn(watch(Rc::clone(&self.kit), Rc::clone(&self.shared)).into_actor(self));
+    }
+}
+
+/// Looks after deadlines and keep-alives until the stream has ended.
+async fn watch(kit: Rc<Kit>, shared: Shared) {
+    let mut shutdown = kit.shutdown.clone();
+    loop {
+        let Some(next) = shared.borrow_mut().tick(kit.clock.now(), kit.config.keepalive) else { return };
+        tokio::select! {
+            () = tokio::time::sleep_until(next.into()) => {}
+            _ = shutdown.wait_for(|over| *over) => {
+                shared.borrow_mut().expire(Outcome::Shutdown, ErrorCode::Draining);
+                return;
+            }
+        }
+    }
+}
+
+/// The reader dropped its relay.
+struct Left;
+
+impl Message for Left {
+    type Result = ();
+}
+
+impl Handler<Left> for UpstreamStream {
+    type Result = ();
+
+    /// Stops, which closes the provider's connection; one that only lacks its last bytes is read to the end first.
+    fn handle(&mut self, _: Left, ctx: &mut Context<Self>) {
+        match self.shared.borrow_mut().take_finishing() {
+            Some(body) => {
+                ctx.spawn(opening::finish(body).into_actor(self).map(|(), _, ctx| ctx.stop()));
+            }
+            None => ctx.stop(),
+        }
+    }
 }

@@ -6,6 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::token::{self, Algorithm};
+
 use super::{
     Profile,
     error::Problems,
@@ -29,7 +31,7 @@ pub struct AuthConfig {
 pub struct JwtConfig {
     /// The only algorithm that is accepted.
     #[serde(rename = "jwt_algorithm")]
-    pub algorithm: JwtAlgorithm,
+    pub algorithm: Algorithm,
     /// The secret of HS256. In development it is `None` until [`super::ensure_secret`] made one.
     #[serde(rename = "jwt_secret", deserialize_with = "values::secret")]
     pub secret: Option<SecretString>,
@@ -50,23 +52,6 @@ pub struct JwtConfig {
     /// Whether the secret is the one that was made here: only then may a token be printed at start.
     #[serde(skip)]
     pub secret_made_here: bool,
-}
-
-/// An algorithm by which tokens are signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum JwtAlgorithm {
-    /// HMAC with SHA-256, by a shared secret.
-    #[serde(rename = "HS256")]
-    Hs256,
-    /// RSA with SHA-256.
-    #[serde(rename = "RS256")]
-    Rs256,
-    /// ECDSA on P-256 with SHA-256.
-    #[serde(rename = "ES256")]
-    Es256,
-    /// Ed25519.
-    #[serde(rename = "EdDSA")]
-    EdDsa,
 }
 
 /// The keys of `[auth]` that are [`JwtConfig`]'s; all others are the actor's.
@@ -107,11 +92,25 @@ impl AuthConfig {
 }
 
 impl JwtConfig {
+    /// Returns what tokens are checked and issued by.
+    #[must_use]
+    pub fn token(&self) -> token::Config {
+        token::Config {
+            algorithm: self.algorithm,
+            secret: self.secret.clone(),
+            public_key_file: self.public_key_file.clone(),
+            jwks_url: self.jwks_url.clone(),
+            issuer: self.issuer.clone(),
+            audience: self.audience.clone(),
+            trust_role_claim: self.trust_role_claim,
+        }
+    }
+
     /// Checks that the algorithm has the one key that it takes.
     fn check_keys(&self, profile: Profile, problems: &mut Problems) {
         let (algorithm, key) = (self.algorithm, "auth.jwt_algorithm");
         let public = self.public_key_file.is_some() || self.jwks_url.is_some();
-        if algorithm == JwtAlgorithm::Hs256 {
+        if algorithm == Algorithm::Hs256 {
             if public {
                 let allowed = "RS256, ES256 or EdDSA where `auth.jwt_public_key_file` or `auth.jwt_jwks_url` is given";
                 return problems.refuse(key, "HS256", allowed);

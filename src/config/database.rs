@@ -6,6 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
+use crate::{cache, store};
+
 use super::{
     error::Problems,
     values::{self, minutes},
@@ -51,6 +53,19 @@ pub struct RedisConfig {
 }
 
 impl DatabaseConfig {
+    /// Returns what the store is to go by.
+    #[must_use]
+    pub fn store(&self) -> store::Config {
+        store::Config {
+            url: self.url.clone(),
+            replica_url: self.replica_url.clone(),
+            pool_max: self.pool_max,
+            idle_timeout: self.idle_timeout,
+            connect_timeout: self.connect_timeout,
+            statement_timeout: self.statement_timeout,
+        }
+    }
+
     /// Fills in the default URL, and takes `pool_max` out of the URL that is given.
     pub(super) fn settle(&mut self, data_dir: &Path, problems: &mut Problems) {
         let given = self.url.expose_secret();
@@ -86,6 +101,12 @@ impl DatabaseConfig {
 }
 
 impl RedisConfig {
+    /// Returns what the cache is to go by.
+    #[must_use]
+    pub fn cache(&self) -> cache::Config {
+        cache::Config { url: self.url.clone(), timeout: self.timeout }
+    }
+
     pub(super) fn check(&self, problems: &mut Problems) {
         if let Some(url) = &self.url {
             check_url("redis.url", url, &["redis", "rediss"], problems);

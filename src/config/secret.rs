@@ -10,7 +10,9 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::SecretString;
 
-use super::{Config, JwtAlgorithm, Profile, error::ConfigError, layers::read_text};
+use crate::token::Algorithm;
+
+use super::{Config, Profile, error::ConfigError, layers::read_text};
 
 /// The name of the made secret in the data folder.
 const FILE_NAME: &str = "jwt-secret";
@@ -68,7 +70,7 @@ fn is_repetition(bytes: &[u8]) -> bool {
 /// The data folder can't be written, or the secret in it can't be read or is no secret.
 pub fn ensure_secret(config: &mut Config) -> Result<bool, ConfigError> {
     let jwt = &mut config.auth.jwt;
-    if config.profile != Profile::Development || jwt.algorithm != JwtAlgorithm::Hs256 || jwt.secret.is_some() {
+    if config.profile != Profile::Development || jwt.algorithm != Algorithm::Hs256 || jwt.secret.is_some() {
         return Ok(jwt.secret_made_here);
     }
     let path = config.data_dir.join(FILE_NAME);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
+    Shortage,
     account::{Account, Dimension, Figure},
     accounts::{Accounts, UserState, lock},
 };
@@ -130,6 +131,24 @@ impl Reservation {
             self.granted += account.extend(more.completion_tokens, more.cost, &self.line.limits);
         }
         covers(&self.granted)
+    }
+
+    /// Returns which ceiling it ran into; `None` where there is room.
+    #[must_use]
+    pub fn shortage(&self) -> Option<Shortage> {
+        let mut counts = lock(&self.user.counts);
+        let account = counts.account(self.line.class, self.window)?;
+        [Dimension::Tokens, Dimension::Cost].into_iter().find_map(|dimension| {
+            let figure = account.figure(dimension, &self.line.limits);
+            let full = figure.remaining() == Some(0);
+            full.then_some(Shortage { class: self.line.class, dimension, figure, window: self.window })
+        })
+    }
+
+    /// Returns when it opened, by the store's clock.
+    #[must_use]
+    pub fn opened_at(&self) -> Timestamp {
+        self.opened_at
     }
 
     /// Ends it with the truth. The posting is in the books when this returns.

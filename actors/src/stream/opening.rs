@@ -1,0 +1,274 @@
+//! Opening: from the request to its first frame, over retries and fallbacks.
+//!
+//! A provider may be asked again only while nothing of its answer was handed over: the same one first (after a jittered
+//! pause, or when it says so), then the model's fallbacks in order, each reserved, priced and classed as itself.
+
+use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+
+use super::{
+    Failure, Job, Kit, completion_ceiling,
+    relay::{Phase, Shared},
+    sse::{Options, Scanner, Watched},
+    usage::{believable_tokens, estimate_prompt, read_answer},
+};
+use crate::{
+    domain::{ErrorCode, Model, Outcome},
+    ports::{Patience, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse},
+    quota::{Ask, Wish},
+};
+
+/// The pause before the first retry; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest that a provider's `retry-after` is waited for; where it says more, the fallback is asked instead.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What may be tried after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// The request itself is at fault.
+    No,
+    /// Another provider may serve it.
+    Elsewhere,
+    /// The same provider may serve it, too.
+    Here,
+}
+
+struct Refusal {
+    failure: Failure,
+    again: Again,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, again: Again) -> Self {
+        Self { failure: Failure::new(code), again }
+    }
+
+    fn of_status(response: &UpstreamResponse) -> Self {
+        let status = response.status;
+        let (code, again) = match status {
+            429 => (ErrorCode::ProviderOverloaded, Again::Here),
+            408 | 500..=599 => (ErrorCode::ProviderError, Again::Here),
+            401..=404 => (ErrorCode::ProviderError, Again::Elsewhere),
+            _ => (ErrorCode::ProviderError, Again::No),
+        };
+        let failure =
+            Failure { provider_status: Some(status), retry_after: response.retry_after, ..Failure::new(code) };
+        Self { failure, again }
+    }
+}
+
+impl Job {
+    /// Returns how this model's answer is read.
+    pub(super) fn options(&self, kit: &Kit, model: &Model) -> Options {
+        let choices = u32::try_from(self.body.choices()).unwrap_or(1);
+        Options {
+            max_frame_bytes: kit.config.max_frame_bytes,
+            max_tokens: believable_tokens(model.context, choices),
+            sdk_safe: self.sdk_safe,
+        }
+    }
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        let (code, again) = match error {
+            UpstreamError::Connect | UpstreamError::Broken => (ErrorCode::ProviderError, Again::Here),
+            UpstreamError::ConnectTimeout => (ErrorCode::ProviderTimeout, Again::Elsewhere),
+            UpstreamError::Unreadable | UpstreamError::Unknown => (ErrorCode::ProviderError, Again::Elsewhere),
+        };
+        Self::new(code, again)
+    }
+}
+
+/// Opens the job's model, or one of its fallbacks, and leaves the answer in the shared state.
+pub(super) async fn open(kit: Rc<Kit>, job: Job, shared: Shared) {
+    let mut last = Failure::new(ErrorCode::ProviderError);
+    let models = std::iter::once(&job.model).chain(&job.fallbacks);
+    for (index, model) in models.enumerate() {
+        if index > 0 && !fall_back(&kit, &job, model, &shared).await {
+            continue;
+        }
+        match ask(&kit, &job, model, &shared).await {
+            Ok(()) => return,
+            Err(refusal) => {
+                last = refusal.failure;
+                if refusal.again == Again::No {
+                    break;
+                }
+            }
+        }
+    }
+    shared.borrow_mut().fail(Outcome::ProviderError, last);
+}
+
+/// Reserves for a fallback; `false` where the caller may not use it.
+async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) -> bool {
+    let Some(line) = job.plan.line(model.class.id) else { return false };
+    let ask = Ask {
+        prompt_tokens: estimate_prompt(job.message_bytes, model.context).into(),
+        completion_tokens: completion_ceiling(&*job.body, model),
+        price: model.price,
+    };
+    let wish = Wish { caller: Arc::clone(&job.caller), model: model.key, line, ask };
+    let Ok(reservation) = kit.quota.ask_reserve(wish).await else { return false };
+    if let Some(ticket) = shared.borrow_mut().ticket() {
+        ticket.fall_back(Arc::clone(model), reservation);
+    }
+    true
+}
+
+/// Asks one provider, and again if that may help.
+async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(), Refusal> {
+    let patience = kit.upstream.patience(&model.provider);
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 0;
+    loop {
+        let refusal = match attempt(kit, job, model, patience, shared).await {
+            Ok(()) => return Ok(()),
+            Err(refusal) => refusal,
+        };
+        let wait = refusal.failure.retry_after.unwrap_or_else(|| jittered(pause));
+        if refusal.again != Again::Here || tries >= patience.retries || wait > LONGEST_PAUSE {
+            return Err(refusal);
+        }
+        tokio::time::sleep(wait).await;
+        tries += 1;
+        pause *= 2;
+    }
+}
+
+/// Between half and one and a half times as long, so that requests that failed together don't come back together.
+fn jittered(pause: Duration) -> Duration {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = RandomState::new().build_hasher().finish() % 1_000;
+    pause / 2 + pause.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1_000.0)
+}
+
+async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
+    let request = UpstreamRequest {
+        provider: Arc::clone(&model.provider),
+        body: job.body.for_model(model),
+        stream: job.stream,
+        request_id: job.request_id.clone(),
+        traceparent: job.traceparent.clone(),
+    };
+    {
+        let mut state = shared.borrow_mut();
+        state.restart(Scanner::new(job.options(kit, model)), patience);
+        if let Some(ticket) = state.ticket() {
+            ticket.contact(kit.clock.now());
+        }
+    }
+    let opened = tokio::time::timeout(patience.first_byte, kit.upstream.open(request)).await;
+    let response = opened.map_err(|_elapsed| Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere))??;
+    if let Some(ticket) = shared.borrow_mut().ticket() {
+        ticket.connected(kit.clock.now());
+    }
+    if response.status != 200 {
+        return Err(Refusal::of_status(&response));
+    }
+    let expected = if job.stream { "text/event-stream" } else { "application/json" };
+    if &*response.content_type != expected {
+        return Err(Refusal::new(ErrorCode::ProviderError, Again::Elsewhere));
+    }
+    if job.stream {
+        first_frame(kit, response.body, patience, shared).await
+    } else {
+        whole_answer((kit, job, model), response.body, patience, shared).await
+    }
+}
+
+/// Reads the next piece of a body; silence and a break before the first frame are failures.
+async fn next(body: &mut UpstreamBody, patience: Patience) -> Result<Option<Bytes>, Refusal> {
+    match tokio::time::timeout(patience.gap, body.next()).await {
+        Err(_elapsed) => Err(Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere)),
+        Ok(Some(Err(error))) => Err(error.into()),
+        Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
+        Ok(None) => Ok(None),
+    }
+}
+
+/// Reads up to the first data frame and hands the stream over to the reader. Comments that come before it are handed
+/// over at once where the answer has begun already.
+async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
+    loop {
+        let chunk = next(&mut body, patience).await?;
+        let ended = chunk.is_none();
+        let mut state = shared.borrow_mut();
+        let seen = state.read(chunk);
+        if seen.data_frames > 0 {
+            state.begin(body);
+            if let Some(ticket) = state.ticket() {
+                ticket.first_frame(kit.clock.now());
+            }
+            return Ok(());
+        }
+        if state.is_too_long() {
+            return Err(Refusal::new(ErrorCode::ProviderError, Again::Elsewhere));
+        }
+        // An error in the place of the first frame, or a stream that is over before it began: nothing was answered.
+        if ended || seen.failed || seen.done {
+            return Err(Refusal::new(ErrorCode::ProviderError, Again::Here));
+        }
+        state.pass_comments();
+    }
+}
+
+async fn whole_answer(
+    (kit, job, model): (&Kit, &Job, &Model),
+    mut body: UpstreamBody,
+    patience: Patience,
+    shared: &Shared,
+) -> Result<(), Refusal> {
+    let nonsense = || Refusal::new(ErrorCode::ProviderError, Again::Elsewhere);
+    let mut whole = Bytes::new();
+    while let Some(chunk) = next(&mut body, patience).await? {
+        if whole.len() + chunk.len() > kit.config.max_answer_bytes {
+            return Err(nonsense());
+        }
+        whole = if whole.is_empty() { chunk } else { join(whole, &chunk) };
+    }
+    let answer = read_answer(&whole, job.options(kit, model).max_tokens).ok_or_else(nonsense)?;
+    if answer.error || answer.choices == 0 {
+        return Err(Refusal::new(ErrorCode::ProviderError, Again::Here));
+    }
+    let mut state = shared.borrow_mut();
+    state.answer = Some(Watched {
+        data_frames: 1,
+        content_bytes: answer.content_bytes,
+        usage: answer.usage,
+        done: true,
+        ..Watched::default()
+    });
+    if let Some(ticket) = state.ticket() {
+        ticket.first_frame(kit.clock.now());
+    }
+    state.phase = Phase::Answered(whole);
+    state.wake();
+    Ok(())
+}
+
+/// Appends, reusing the buffer that the first join made.
+fn join(whole: Bytes, chunk: &Bytes) -> Bytes {
+    let mut joined = whole.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    joined.extend_from_slice(chunk);
+    joined.freeze()
+}
+
+/// Reads a body whose stream is complete to its end, so that its connection can serve again; gives up after a second.
+pub(super) async fn finish(body: UpstreamBody) {
+    let mut body = body.take(64);
+    let end = std::future::poll_fn(|cx| {
+        loop {
+            match std::task::ready!(Pin::new(&mut body).poll_next(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return std::task::Poll::Ready(()),
+            }
+        }
+    });
+    // A connection that isn't free by then is closed.
+    let _in_time = tokio::time::timeout(Duration::from_secs(1), end).await.is_ok();
+}

@@ -1,0 +1,428 @@
+//! The relay: what the stream's actor and the response's body share on their thread.
+//!
+//! The body pulls: it polls the provider's body itself, so that a chunk costs no extra wake-up and a slow client slows
+//! the provider. The actor opens the provider, watches the deadlines, and is told when the reader leaves.
+//!
+//! Invariants:
+//! - [`State::end`] is the one exit. It settles the reservation and finishes the outcome, once; whatever comes later
+//!   finds no ticket.
+//! - The settlement is in the books before `[DONE]`, the last bytes of an answer or the last error are handed over.
+//! - What is handed over is whole frames. Nothing follows an error frame.
+//! - The provider is polled only when everything read before was handed over: at most one chunk is held.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+
+use super::{
+    Failure, Job,
+    sse::{Piece, PieceKind, Rest, Scanner, Watched},
+    ticket::Ticket,
+};
+use crate::{
+    domain::{ErrorCode, Outcome},
+    outcome::Timings,
+    ports::{Clock, Patience, UpstreamBody},
+};
+
+/// A comment that keeps proxies and clients from giving up on a silent stream.
+const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
+/// The end of a stream, where the provider forgot it.
+const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// Where a stream stands.
+pub(super) enum Phase {
+    /// The actor connects and waits for the first frame, or for the whole answer.
+    Opening,
+    /// The reader pulls.
+    Relaying(UpstreamBody),
+    /// The whole answer is here, to be settled when it is taken.
+    Answered(Bytes),
+    /// It ended with a failure that the reader hasn't seen yet.
+    Failed(Failure),
+    /// The last frame was handed over; the provider's connection can be kept if its body ends soon.
+    Finishing(UpstreamBody),
+    /// Nothing follows.
+    Over,
+}
+
+/// The shared state of one stream.
+pub(super) struct State {
+    pub(super) phase: Phase,
+    /// Whole frames to be handed over before anything else.
+    pub(super) ready: VecDeque<Bytes>,
+    scanner: Scanner,
+    /// Pieces of the chunk that was read last, not handed over yet.
+    pieces: VecDeque<Piece>,
+    /// Whether that chunk had a frame that is too long.
+    too_long: bool,
+    /// What was seen in an answer that isn't streamed.
+    pub(super) answer: Option<Watched>,
+    /// How patient to be with the provider that answers.
+    pub(super) patience: Option<Patience>,
+    stream: bool,
+    wants_usage: bool,
+    /// Whether the client has the head of its answer.
+    committed: bool,
+    ticket: Option<Ticket>,
+    reader: Option<Waker>,
+    clock: Arc<dyn Clock>,
+    /// Since when the reader has been waiting for the provider; `None` while it is busy with what came.
+    silent_since: Option<Instant>,
+    last_sent: Instant,
+    opened: Instant,
+}
+
+pub(super) type Shared = Rc<RefCell<State>>;
+
+impl State {
+    pub(super) fn new(ticket: Ticket, scanner: Scanner, job: &Job, clock: Arc<dyn Clock>) -> Self {
+        let opened = clock.now();
+        Self {
+            phase: Phase::Opening,
+            ready: VecDeque::new(),
+            scanner,
+            pieces: VecDeque::new(),
+            too_long: false,
+            answer: None,
+            patience: None,
+            stream: job.stream,
+            wants_usage: job.wants_usage,
+            committed: false,
+            ticket: Some(ticket),
+            reader: None,
+            clock,
+            silent_since: None,
+            last_sent: opened,
+            opened,
+        }
+    }
+
+    pub(super) fn ticket(&mut self) -> Option<&mut Ticket> {
+        self.ticket.as_mut()
+    }
+
+    /// The one exit: settles and finishes, once.
+    pub(super) fn end(&mut self, outcome: Outcome, code: Option<ErrorCode>) {
+        if let Some(ticket) = self.ticket.take() {
+            let seen = self.answer.as_ref().unwrap_or(self.scanner.watched());
+            ticket.settle(outcome, code, seen, self.clock.wall());
+        }
+    }
+
+    /// Ends the stream with a failure that the reader will see.
+    pub(super) fn fail(&mut self, outcome: Outcome, failure: Failure) {
+        if self.ticket.is_some() {
+            self.end(outcome, Some(failure.code));
+            self.phase = Phase::Failed(failure);
+            self.wake();
+        }
+    }
+
+    /// Ends the stream because of its age, or because the process stops. A stream that has seen its `finish_reason` is
+    /// complete.
+    pub(super) fn expire(&mut self, outcome: Outcome, code: ErrorCode) {
+        if self.ticket.is_some() && self.scanner.watched().is_complete() {
+            self.end(Outcome::Completed, None);
+            self.ready.push_back(DONE);
+            self.phase = Phase::Over;
+            self.wake();
+        } else {
+            self.fail(outcome, Failure::new(code));
+        }
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Starts anew, with the provider that is asked next.
+    pub(super) fn restart(&mut self, scanner: Scanner, patience: Patience) {
+        self.scanner = scanner;
+        self.patience = Some(patience);
+        self.pieces.clear();
+        self.too_long = false;
+    }
+
+    /// Reads a chunk, or the end of the body. Returns what was seen so far.
+    pub(super) fn read(&mut self, chunk: Option<Bytes>) -> Watched {
+        match chunk {
+            Some(chunk) => {
+                for piece in self.scanner.scan(chunk) {
+                    match piece {
+                        Ok(piece) => self.pieces.push_back(piece),
+                        Err(_too_long) => self.too_long = true,
+                    }
+                }
+            }
+            None => {
+                if let Rest::Frame(piece) = self.scanner.finish() {
+                    self.pieces.push_back(piece);
+                }
+            }
+        }
+        *self.scanner.watched()
+    }
+
+    /// Says whether a frame was too long.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.too_long
+    }
+
+    /// Hands the stream over to the reader, with the first frame among the pieces.
+    pub(super) fn begin(&mut self, body: UpstreamBody) {
+        self.phase = Phase::Relaying(body);
+        self.wake();
+    }
+
+    /// Hands over the comments that came before the first frame, where the answer has begun.
+    pub(super) fn pass_comments(&mut self) {
+        let comments: Vec<_> = self.pieces.drain(..).map(|piece| piece.bytes).collect();
+        if self.committed {
+            self.ready.extend(comments);
+            self.wake();
+        }
+    }
+
+    /// Looks after deadlines and keep-alives. Returns when to look again; `None` where the stream has ended.
+    pub(super) fn tick(&mut self, now: Instant, keepalive: Duration) -> Option<Instant> {
+        self.ticket.as_ref()?;
+        let patience = self.patience;
+        let gap = patience.and_then(|patience| Some(self.silent_since? + patience.gap));
+        let total = patience.and_then(|patience| Some(self.opened + patience.total?));
+        if gap.is_some_and(|gap| gap <= now) || total.is_some_and(|total| total <= now) {
+            self.expire(Outcome::Deadline, ErrorCode::ProviderTimeout);
+            return None;
+        }
+        let mut next = now + patience.map_or(keepalive, |patience| patience.gap.min(keepalive));
+        if self.stream && self.committed {
+            if self.ready.is_empty() && now.saturating_duration_since(self.last_sent) >= keepalive {
+                self.ready.push_back(KEEPALIVE);
+                self.last_sent = now;
+                self.wake();
+            }
+            next = next.min(self.last_sent + keepalive);
+        }
+        Some([gap, total].into_iter().flatten().fold(next, Instant::min))
+    }
+
+    /// Takes a body that only lacks its end.
+    pub(super) fn take_finishing(&mut self) -> Option<UpstreamBody> {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Finishing(body) => Some(body),
+            _ => None,
+        }
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+    }
+
+    fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
+        if let Some(ticket) = &mut self.ticket {
+            *timings = ticket.outcome().timings;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Opening => {
+                self.phase = Phase::Opening;
+                self.wait(cx);
+                Poll::Pending
+            }
+            Phase::Answered(answer) => {
+                self.end(Outcome::Completed, None);
+                Poll::Ready(Head::Answer(answer))
+            }
+            Phase::Failed(failure) => Poll::Ready(Head::Failed(failure)),
+            phase => {
+                self.phase = phase;
+                self.committed = true;
+                Poll::Ready(Head::Stream)
+            }
+        }
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        if let Some(frames) = self.ready.pop_front() {
+            return self.hand_over(frames);
+        }
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Relaying(body) => self.relay(body, cx),
+            Phase::Failed(failure) => Poll::Ready(Some(Err(failure))),
+            Phase::Opening => {
+                self.phase = Phase::Opening;
+                self.wait(cx);
+                Poll::Pending
+            }
+            Phase::Finishing(mut body) => {
+                // Most bodies end with the bytes of `[DONE]`; then the connection is free again.
+                if Pin::new(&mut body).poll_next(cx).is_pending() {
+                    self.phase = Phase::Finishing(body);
+                }
+                Poll::Ready(None)
+            }
+            Phase::Answered(_) | Phase::Over => Poll::Ready(None),
+        }
+    }
+
+    fn hand_over(&mut self, frames: Bytes) -> Poll<Option<Result<Bytes, Failure>>> {
+        self.last_sent = self.clock.now();
+        Poll::Ready(Some(Ok(frames)))
+    }
+
+    fn relay(&mut self, mut body: UpstreamBody, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                match self.hand_over_piece(piece, body) {
+                    Ok(handed_over) => return handed_over,
+                    Err(withheld) => body = withheld,
+                }
+                continue;
+            }
+            if self.too_long {
+                return self.break_off(Outcome::ProviderError, Failure::new(ErrorCode::ProviderError));
+            }
+            match Pin::new(&mut body).poll_next(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.silent_since = None;
+                    self.read(Some(chunk));
+                }
+                Poll::Ready(Some(Err(_)) | None) => {
+                    self.read(None);
+                    if self.pieces.is_empty() {
+                        return self.provider_left();
+                    }
+                    body = stream::empty().boxed_local();
+                }
+                Poll::Pending => {
+                    if self.silent_since.is_none() {
+                        self.silent_since = Some(self.clock.now());
+                    }
+                    self.phase = Phase::Relaying(body);
+                    self.wait(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Hands one piece over, or gives the body back where the client didn't ask for that piece.
+    fn hand_over_piece(
+        &mut self,
+        Piece { kind, bytes }: Piece,
+        body: UpstreamBody,
+    ) -> Result<Poll<Option<Result<Bytes, Failure>>>, UpstreamBody> {
+        match kind {
+            PieceKind::Usage if !self.wants_usage => return Err(body),
+            PieceKind::Frames | PieceKind::Usage => {
+                if !self.is_covered() {
+                    return Ok(self.cut_off());
+                }
+                self.phase = Phase::Relaying(body);
+            }
+            PieceKind::Done => {
+                self.end(Outcome::Completed, None);
+                self.phase = Phase::Finishing(body);
+            }
+            PieceKind::Error => self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError)),
+        }
+        Ok(self.hand_over(bytes))
+    }
+
+    fn is_covered(&mut self) -> bool {
+        let seen = *self.scanner.watched();
+        self.ticket.as_mut().is_none_or(|ticket| ticket.covers(&seen))
+    }
+
+    fn cut_off(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
+        let shortage = self.ticket.as_ref().and_then(|ticket| ticket.reservation().shortage());
+        let failure = Failure { shortage, ..Failure::new(ErrorCode::InsufficientQuota) };
+        self.break_off(Outcome::CutOff, failure)
+    }
+
+    /// The provider's body ended without `[DONE]`, or broke. Complete means that a `finish_reason` was seen.
+    fn provider_left(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
+        if self.scanner.watched().is_complete() {
+            self.end(Outcome::Completed, None);
+            return self.hand_over(DONE);
+        }
+        self.break_off(Outcome::ProviderError, Failure::new(ErrorCode::ProviderError))
+    }
+
+    fn break_off(&mut self, outcome: Outcome, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
+        self.end(outcome, Some(failure.code));
+        Poll::Ready(Some(Err(failure)))
+    }
+}
+
+/// How a request's answer begins.
+#[derive(Debug)]
+pub enum Head {
+    /// A stream: pull it.
+    Stream,
+    /// The whole answer, which is in the books.
+    Answer(Bytes),
+    /// None: nothing was sent to the client yet, so an error can be answered by its status.
+    Failed(Failure),
+}
+
+/// The reader's end of a stream. Dropping it before the end means that the client left: the provider's connection is
+/// closed at once.
+pub struct Relay {
+    pub(super) shared: Shared,
+    pub(super) left: Box<dyn Fn()>,
+}
+
+impl Relay {
+    /// Waits for the first frame, the whole answer or a failure, but no longer than `commit_after`: then the stream
+    /// begins with a comment, and a later failure is an error in the stream.
+    ///
+    /// `timings` takes what is known by then.
+    pub async fn head(&mut self, commit_after: Option<Duration>, timings: &mut Timings) -> Head {
+        let shared = Rc::clone(&self.shared);
+        let head = std::future::poll_fn(|cx| shared.borrow_mut().poll_head(cx, timings));
+        let Some(commit_after) = commit_after else { return head.await };
+        match tokio::time::timeout(commit_after, head).await {
+            Ok(head) => head,
+            Err(_elapsed) => {
+                let mut state = shared.borrow_mut();
+                state.ready.push_back(KEEPALIVE);
+                state.committed = true;
+                Head::Stream
+            }
+        }
+    }
+}
+
+impl Stream for Relay {
+    type Item = Result<Bytes, Failure>;
+
+    /// Yields whole frames; an error is the last item.
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.shared.borrow_mut().poll_frames(cx)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let mut state = self.shared.borrow_mut();
+        state.end(Outcome::ClientGone, None);
+        if !matches!(state.phase, Phase::Finishing(_)) {
+            state.phase = Phase::Over;
+        }
+        drop(state);
+        (self.left)();
+    }
+}

@@ -1,0 +1,132 @@
+//! What a running request owes: its reservation, its place, its record, and the rule by which it is charged.
+//!
+//! The rule is API.md's table «What is charged»; [`charge`] is that table.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    sse::Watched,
+    usage::{estimate_completion, estimate_prompt},
+};
+use crate::{
+    domain::{Amounts, ErrorCode, Model, Nanodollars, Outcome, Timestamp},
+    outcome::RequestOutcome,
+    quota::{Permit, Reservation, Settlement},
+};
+
+/// A running request's debts. Settled once, by the one exit of its stream.
+pub struct Ticket {
+    reservation: Reservation,
+    _permit: Permit,
+    outcome: RequestOutcome,
+    model: Arc<Model>,
+    message_bytes: u64,
+    contacted_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket").field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
+impl Ticket {
+    /// Makes a ticket of an admitted request; `message_bytes` is the size of its `messages`.
+    #[must_use]
+    pub fn new(
+        outcome: RequestOutcome,
+        (permit, reservation): (Permit, Reservation),
+        model: Arc<Model>,
+        message_bytes: u64,
+    ) -> Self {
+        Self { reservation, _permit: permit, outcome, model, message_bytes, contacted_at: None }
+    }
+
+    /// Returns the record of the request.
+    pub fn outcome(&mut self) -> &mut RequestOutcome {
+        &mut self.outcome
+    }
+
+    /// Returns the model that answers.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Returns its reservation.
+    pub fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
+    /// Goes on with a fallback; what was reserved for the model before is released.
+    pub(super) fn fall_back(&mut self, model: Arc<Model>, reservation: Reservation) {
+        self.outcome.model = Some(model.id.clone());
+        self.reservation = reservation;
+        self.model = model;
+    }
+
+    /// Notes that a provider is asked now.
+    pub(super) fn contact(&mut self, now: Instant) {
+        self.contacted_at = Some(now);
+    }
+
+    /// Notes that the head of the provider's answer is here.
+    pub(super) fn connected(&mut self, now: Instant) {
+        self.outcome.timings.connect = self.contacted_at.map(|asked| now.saturating_duration_since(asked));
+    }
+
+    /// Notes that the first frame, or the whole answer, is here.
+    pub(super) fn first_frame(&mut self, now: Instant) {
+        let ttft = now.saturating_duration_since(self.outcome.arrived_at());
+        let provider = self.contacted_at.map(|asked| now.saturating_duration_since(asked)).unwrap_or_default();
+        self.outcome.timings.ttft = Some(ttft);
+        self.outcome.timings.overhead = Some(ttft.saturating_sub(provider));
+    }
+
+    /// Makes sure that what was seen so far is reserved; `false` where nothing more can be.
+    pub(super) fn covers(&mut self, seen: &Watched) -> bool {
+        self.reservation.cover(estimate_completion(seen.content_frames, seen.content_bytes).into())
+    }
+
+    /// Charges the request and finishes its record.
+    pub(super) fn settle(self, outcome: Outcome, code: Option<ErrorCode>, seen: &Watched, at: Timestamp) {
+        let Some(_contacted) = self.contacted_at else {
+            // No provider was asked: dropping the reservation releases it, and there is no row.
+            self.outcome.finish(None, code, false);
+            return;
+        };
+        let charge = charge(outcome, seen, &self.model, self.message_bytes, &self.reservation);
+        self.reservation.settle(Settlement { outcome, estimated: charge.estimated, amounts: charge.amounts, at });
+        self.outcome.finish(Some(outcome), code, charge.estimated);
+    }
+}
+
+struct Charge {
+    amounts: Amounts,
+    estimated: bool,
+}
+
+fn charge(outcome: Outcome, seen: &Watched, model: &Model, message_bytes: u64, reservation: &Reservation) -> Charge {
+    let begun = seen.data_frames > 0;
+    if outcome == Outcome::Interrupted || (outcome == Outcome::ProviderError && !begun) {
+        return Charge { amounts: Amounts::ZERO, estimated: false };
+    }
+    let price = reservation.price();
+    if let Some(usage) = seen.usage.filter(|_| outcome != Outcome::CutOff) {
+        let (prompt, completion) = (i64::from(usage.prompt_tokens), i64::from(usage.completion_tokens));
+        let cost = usage.cost.unwrap_or_else(|| price.of(prompt, completion));
+        let amounts = Amounts { requests: 1, prompt_tokens: prompt, completion_tokens: completion, cost };
+        return Charge { amounts, estimated: false };
+    }
+    let prompt = i64::from(estimate_prompt(message_bytes, model.context));
+    let mut completion =
+        if begun { i64::from(estimate_completion(seen.content_frames, seen.content_bytes)) } else { 0 };
+    let mut cost = price.of(prompt, completion);
+    if outcome == Outcome::CutOff {
+        let granted = reservation.granted();
+        completion = completion.min(granted.completion_tokens);
+        cost = Nanodollars(price.of(prompt, completion).0.min(granted.cost.0));
+    }
+    let amounts = Amounts { requests: 1, prompt_tokens: prompt, completion_tokens: completion, cost };
+    Charge { amounts, estimated: true }
+}

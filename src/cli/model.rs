@@ -1,0 +1,104 @@
+//! `model`: adds, removes and lists models.
+
+use actors::domain::{ModelId, Nanodollars, Price};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Desk, Failed, Output, plan::dollars, table};
+use crate::store::ModelSpec;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Adds a model, or makes the one of that id what is stated here.
+    Add(Add),
+    /// Takes a model out of the catalog.
+    Remove {
+        /// The model.
+        id: ModelId,
+    },
+    /// Lists the catalog.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// What clients call it.
+    id: ModelId,
+    /// Its quota class; made if there is none of that name.
+    #[arg(long)]
+    class: String,
+    /// The provider that serves it: a name under [providers].
+    #[arg(long)]
+    provider: String,
+    /// What the provider calls it; the id if absent.
+    #[arg(long, value_name = "M")]
+    upstream_model: Option<String>,
+    /// US dollars for a million prompt tokens.
+    #[arg(long, value_name = "USD/Mtok", value_parser = dollars, default_value = "0")]
+    input_price: Nanodollars,
+    /// US dollars for a million completion tokens.
+    #[arg(long, value_name = "USD/Mtok", value_parser = dollars, default_value = "0")]
+    output_price: Nanodollars,
+    /// The most tokens of prompt and completion together.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// The most tokens of completion.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_output: Option<u32>,
+    /// A model to try when this one fails; may be given again for the next.
+    #[arg(long = "fallback", value_name = "ID")]
+    fallbacks: Vec<ModelId>,
+}
+
+pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
+    match command {
+        Command::Add(add) => {
+            if !desk.config.providers.contains_key(&add.provider) {
+                let known: Vec<_> = desk.config.providers.keys().map(String::as_str).collect();
+                let known = known.join(", ");
+                return Err(Failed::usage(format!("There is no provider `{}`; there are: {known}.", add.provider)));
+            }
+            let id = add.id.clone();
+            desk.store.set_model(spec(add)).await?;
+            Ok(Output::new(json!({ "model": id }), format!("{id} is in the catalog.")))
+        }
+        Command::Remove { id } => {
+            if !desk.store.remove_model(&id).await? {
+                return Err(Failed::usage(format!("There is no model {id}.")));
+            }
+            Ok(Output::new(json!({"model": id, "removed": true}), format!("{id} is out of the catalog.")))
+        }
+        Command::List => list(desk).await,
+    }
+}
+
+fn spec(add: Add) -> ModelSpec {
+    ModelSpec {
+        upstream_model: add.upstream_model.unwrap_or_else(|| add.id.to_string()),
+        id: add.id,
+        class: add.class,
+        provider: add.provider,
+        price: Price { input: add.input_price, output: add.output_price },
+        context: add.context,
+        max_output: add.max_output,
+        fallbacks: add.fallbacks,
+    }
+}
+
+async fn list(desk: &Desk) -> Result<Output, Failed> {
+    let models = desk.store.models().await?;
+    let json = models.iter().map(|(model, origin)| {
+        json!({
+            "model": model.id, "class": &*model.class.name, "provider": model.provider,
+            "upstream_model": model.upstream_model, "price_nanodollars_per_mtok": model.price,
+            "context": model.context, "max_output": model.max_output, "fallbacks": model.fallbacks,
+            "origin": origin.as_str(),
+        })
+    });
+    let json = json!({"models": json.collect::<Vec<_>>()});
+    let row = |(model, origin): &(actors::domain::Model, crate::store::Origin)| {
+        [model.id.as_str(), &model.class.name, &model.provider, origin.as_str()].map(str::to_owned).to_vec()
+    };
+    let rows: Vec<_> = models.iter().map(row).collect();
+    Ok(Output::new(json, table(&["model", "class", "provider", "origin"], &rows)))
+}

@@ -1,0 +1,71 @@
+//! `serve`: runs the service until it is told to stop.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_rt::System;
+use actors::{
+    domain::{Role, UserId},
+    ports::CatalogSource,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failed, INTERNAL, print};
+use crate::{
+    boot::Service,
+    clock::StoreClock,
+    config::{self, Config},
+    store::NewUser,
+    telemetry,
+    token::Issuer,
+};
+
+pub(super) fn run(mut config: Config) -> Result<(), Failed> {
+    telemetry::start(&config.log);
+    let made_here = config::ensure_secret(&mut config)?;
+    System::new().block_on(async move {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (service, server) = Service::start(config).await?;
+        let server = actix_rt::spawn(server);
+        tracing::info!(address = %service.address(), "serving");
+        if service.config().is_simulated() {
+            tracing::warn!("no provider has a key: a simulator answers, and its answers are made up");
+        }
+        if made_here {
+            print(&invitation(&service).await?);
+        }
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        service.stop().await;
+        match server.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(panic) => Err(Failed { code: INTERNAL, message: panic.to_string() }),
+        }
+    })
+}
+
+/// Who calls by the printed line.
+const GUEST: &str = "guest";
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Makes the line that a newcomer pastes: a chat with a fresh token, which only holds where the secret was made here.
+async fn invitation(service: &Service) -> Result<String, Failed> {
+    let user: UserId = GUEST.parse().map_err(|_invalid| Failed::usage("the guest has no valid id"))?;
+    let plan = Some("unlimited".to_owned());
+    service.store().set_user(NewUser { id: user.clone(), plan, role: Role::User }).await?;
+    let issuer = Issuer::new(&service.config().auth.jwt.token(), Arc::new(StoreClock::new()))?;
+    let issued = issuer.issue(&user, Role::User, None, A_DAY).map_err(|error| Failed::usage(error.to_string()))?;
+    let models = service.store().catalog().await?.models;
+    let usable = |model: &&actors::domain::Model| service.config().providers.contains_key(&*model.provider);
+    let model = models.iter().filter(usable).map(|model| model.id.to_string()).min();
+    let model = model.unwrap_or_else(|| "openai/gpt-4o-mini".to_owned());
+    Ok(format!(
+        "curl -N http://{}/api/hasNotEngine-optimized -H 'authorization: Bearer {}' -H 'content-type: application/json' \
+         -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'",
+        service.address(),
+        issued.token,
+    ))
+}

@@ -1,0 +1,85 @@
+//! `token`: issues and revokes tokens.
+
+use std::{sync::Arc, time::Duration};
+
+use actors::{
+    domain::{Role, Timestamp, UserId},
+    ports::{Directory, LedgerStore},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Desk, Failed, Output};
+use crate::{
+    clock::StoreClock,
+    token::{Issuer, revocation_hash},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Issues a token for a user, who is added if unknown.
+    Issue {
+        /// The user.
+        #[arg(long)]
+        user: UserId,
+        /// What the token allows.
+        #[arg(long, default_value = "user", value_parser = ["user", "admin"])]
+        role: String,
+        /// The plan of a user who is added; `default` if absent.
+        #[arg(long)]
+        plan: Option<String>,
+        /// How long it holds.
+        #[arg(long, default_value = "24h")]
+        ttl: humantime::Duration,
+    },
+    /// Revokes a token until its end; a second later it holds nowhere.
+    Revoke {
+        /// The token.
+        token: String,
+    },
+}
+
+pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
+    match command {
+        Command::Issue { user, role, plan, ttl } => {
+            let issued = issue(desk, &user, Role::named(&role), plan.as_deref(), *ttl).await?;
+            let json = json!({
+                "token": issued.token, "user": user, "role": role, "expires_at": issued.expires_at.to_rfc3339(),
+            });
+            Ok(Output::new(json, issued.token))
+        }
+        Command::Revoke { token } => {
+            let now = LedgerStore::now(&desk.store).await?;
+            let end = expiry(&token)
+                .ok_or_else(|| Failed::usage("This is no token with an end; keys are revoked by `key revoke`."))?;
+            if end > now {
+                desk.store.revoke_token(revocation_hash(&token), end).await?;
+            }
+            let json = json!({"revoked": true, "expires_at": end.to_rfc3339()});
+            Ok(Output::new(json, format!("The token is revoked until its end, {}.", end.to_rfc3339())))
+        }
+    }
+}
+
+/// Issues a token that the service takes, for a user whom it knows.
+async fn issue(
+    desk: &Desk,
+    user: &UserId,
+    role: Role,
+    plan: Option<&str>,
+    ttl: Duration,
+) -> Result<crate::token::Issued, Failed> {
+    let issuer = Issuer::new(&desk.config.auth.jwt.token(), Arc::new(StoreClock::new()))?;
+    desk.store.provision(user, plan).await?;
+    issuer.issue(user, role, plan, ttl).map_err(|error| Failed::usage(error.to_string()))
+}
+
+/// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything.
+fn expiry(token: &str) -> Option<Timestamp> {
+    let mut parts = token.split('.');
+    let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+    let exp = claims.get("exp")?;
+    exp.as_i64().map(Timestamp::from_seconds)
+}

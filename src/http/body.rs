@@ -1,0 +1,525 @@
+//! The chat body: looked at where limits need it, and changed by splicing bytes.
+//!
+//! One pass over the JSON finds the looked-at keys and where their values lie; nothing else is parsed into a tree, and
+//! every other byte goes to the provider as it came. Keys are compared as JSON means them, so that `"m\u006fdel"` is a
+//! second `model`.
+
+use std::{borrow::Cow, fmt, ops::Range};
+
+use actors::{domain::Model, domain::ModelId, stream::RequestBody};
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use actors::domain::ErrorCode;
+
+/// Fields that would choose other models, or cost, behind the quota's back.
+const FORBIDDEN: [&str; 4] = ["models", "route", "fallbacks", "plugins"];
+/// The most choices that a request may ask for, as OpenAI has it.
+const MAX_CHOICES: i64 = 128;
+/// More tokens than this are absurd (API.md, «What is charged»).
+const MAX_TOKENS: i64 = 1 << 31;
+
+/// The keys that are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Model,
+    Messages,
+    Stream,
+    StreamOptions,
+    MaxTokens,
+    MaxCompletionTokens,
+    N,
+}
+
+impl Key {
+    const ALL: [Self; 7] = [
+        Self::Model,
+        Self::Messages,
+        Self::Stream,
+        Self::StreamOptions,
+        Self::MaxTokens,
+        Self::MaxCompletionTokens,
+        Self::N,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Messages => "messages",
+            Self::Stream => "stream",
+            Self::StreamOptions => "stream_options",
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::N => "n",
+        }
+    }
+}
+
+/// The values of the looked-at keys, as they stand in the body.
+#[derive(Default)]
+struct Fields<'a> {
+    values: [Option<&'a RawValue>; Key::ALL.len()],
+    doubled: Option<Key>,
+    forbidden: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    fn get(&self, key: Key) -> Option<&'a RawValue> {
+        // `null` is as good as absent, as in OpenAI's API.
+        self.values.get(key as usize).copied().flatten().filter(|value| value.get() != "null")
+    }
+
+    fn at(&self, key: Key) -> Option<&'a RawValue> {
+        self.values.get(key as usize).copied().flatten()
+    }
+}
+
+/// A key, borrowed unless it has escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Name(name)) = map.next_key()? {
+                    if let Some(key) = Key::ALL.into_iter().find(|key| key.name() == name) {
+                        let value: &'de RawValue = map.next_value()?;
+                        let doubled = fields.values.get_mut(key as usize).and_then(|slot| slot.replace(value));
+                        fields.doubled = fields.doubled.or(doubled.map(|_| key));
+                        continue;
+                    }
+                    fields.forbidden.extend(FORBIDDEN.into_iter().find(|forbidden| *forbidden == name));
+                    map.next_value::<IgnoredAny>()?;
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// What `stream_options` says, and where.
+#[derive(Deserialize)]
+struct StreamOptions<'a> {
+    #[serde(borrow, default)]
+    include_usage: Option<&'a RawValue>,
+}
+
+/// A replacement of some of the body's bytes; an empty range inserts.
+#[derive(Debug, Clone)]
+struct Splice {
+    range: Range<usize>,
+    text: Cow<'static, str>,
+}
+
+/// A valid chat request.
+#[derive(Debug)]
+pub struct ChatBody {
+    raw: Bytes,
+    model: ModelId,
+    model_at: Range<usize>,
+    message_bytes: u64,
+    stream: bool,
+    wants_usage: bool,
+    max_completion_tokens: Option<i64>,
+    choices: i64,
+    forbidden: Vec<&'static str>,
+    /// What is changed for every provider.
+    splices: Vec<Splice>,
+}
+
+impl ChatBody {
+    /// Reads a body; `stream` is what holds where the body doesn't say.
+    ///
+    /// # Errors
+    /// 400 `invalid_json` or `invalid_value`, naming the field.
+    pub fn parse(raw: Bytes, stream: bool) -> Result<Self, ApiError> {
+        let text = std::str::from_utf8(&raw).map_err(|_utf8| ApiError::new(ErrorCode::InvalidJson))?;
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|_json| ApiError::new(ErrorCode::InvalidJson))?;
+        if let Some(key) = fields.doubled {
+            return Err(ApiError::field(key.name(), format!("`{}` must be given only once.", key.name())));
+        }
+        let range = |value: &RawValue| {
+            let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+            start..start + value.get().len()
+        };
+        let (model, model_at) = match fields.get(Key::Model) {
+            Some(value) => (read_model(value)?, range(value)),
+            None => return Err(ApiError::field("model", "`model` is missing.")),
+        };
+        let message_bytes = read_messages(fields.get(Key::Messages))?;
+        let stream = read_flag(Key::Stream, fields.get(Key::Stream))?.unwrap_or(stream);
+        let max_tokens = read_number(Key::MaxTokens, fields.get(Key::MaxTokens), MAX_TOKENS)?;
+        let max_completion =
+            read_number(Key::MaxCompletionTokens, fields.get(Key::MaxCompletionTokens), MAX_TOKENS)?.or(max_tokens);
+        let choices = read_number(Key::N, fields.get(Key::N), MAX_CHOICES)?.unwrap_or(1);
+        let (wants_usage, options) = read_options(fields.get(Key::StreamOptions))?;
+        let mut splices = Vec::new();
+        if stream {
+            let open = text.find('{').map_or(0, |brace| brace + 1);
+            let mut force = |key: Key, value: &'static str| match fields.at(key).map(range) {
+                Some(range) => splices.push(Splice { range, text: value.into() }),
+                None => {
+                    splices.push(Splice { range: open..open, text: format!("\"{}\":{value},", key.name()).into() });
+                }
+            };
+            if fields.get(Key::Stream).is_none() {
+                force(Key::Stream, "true");
+            }
+            match (fields.get(Key::StreamOptions), options) {
+                (None, _) => force(Key::StreamOptions, r#"{"include_usage":true}"#),
+                (Some(_), Some(include)) => splices.push(Splice { range: range(include), text: "true".into() }),
+                (Some(value), None) => {
+                    let open = range(value).start + 1;
+                    let empty = value.get().trim_matches(['{', '}']).trim().is_empty();
+                    let text = if empty { r#""include_usage":true"# } else { r#""include_usage":true,"# };
+                    splices.push(Splice { range: open..open, text: text.into() });
+                }
+            }
+        }
+        let forbidden = fields.forbidden;
+        splices.sort_by_key(|splice| splice.range.start);
+        let max_completion_tokens = max_completion;
+        Ok(Self {
+            raw: raw.clone(),
+            model,
+            model_at,
+            message_bytes,
+            stream,
+            wants_usage,
+            max_completion_tokens,
+            choices,
+            forbidden,
+            splices,
+        })
+    }
+
+    /// Returns the model that the client named.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    /// Returns the size of `messages` in bytes.
+    #[must_use]
+    pub fn message_bytes(&self) -> u64 {
+        self.message_bytes
+    }
+
+    /// Says whether the answer is a stream.
+    #[must_use]
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// Says whether the client asked for the usage-only chunk.
+    #[must_use]
+    pub fn wants_usage(&self) -> bool {
+        self.wants_usage
+    }
+
+    /// Returns the first field that only a provider whose `allow_fields` names it may be sent.
+    #[must_use]
+    pub fn forbidden(&self, allowed: &[String]) -> Option<&'static str> {
+        self.forbidden.iter().copied().find(|field| !allowed.iter().any(|allowed| allowed == field))
+    }
+}
+
+impl RequestBody for ChatBody {
+    fn for_model(&self, model: &Model) -> Bytes {
+        let name = serde_json::Value::from(&*model.upstream_model).to_string();
+        let named = self.raw.get(self.model_at.clone()) == Some(name.as_bytes());
+        if named && self.splices.is_empty() {
+            return self.raw.clone();
+        }
+        let model = Splice { range: self.model_at.clone(), text: name.into() };
+        let at = self.splices.partition_point(|splice| splice.range.start <= model.range.start);
+        let (before, after) = self.splices.split_at(at);
+        let added: usize = self.splices.iter().map(|splice| splice.text.len()).sum();
+        let mut body = Vec::with_capacity(self.raw.len() + added + model.text.len());
+        let mut done = 0;
+        for splice in before.iter().chain([&model]).chain(after) {
+            body.extend_from_slice(self.raw.get(done..splice.range.start).unwrap_or_default());
+            body.extend_from_slice(splice.text.as_bytes());
+            done = splice.range.end;
+        }
+        body.extend_from_slice(self.raw.get(done..).unwrap_or_default());
+        body.into()
+    }
+
+    fn max_completion_tokens(&self) -> Option<i64> {
+        self.max_completion_tokens
+    }
+
+    fn choices(&self) -> i64 {
+        self.choices
+    }
+}
+
+fn read_model(value: &RawValue) -> Result<ModelId, ApiError> {
+    let name: Option<String> = serde_json::from_str(value.get()).ok();
+    name.and_then(|name| name.parse().ok()).ok_or_else(|| {
+        ApiError::field("model", "`model` must be a string of 1 to 128 characters of A-Z a-z 0-9 . _ : / @ + | -")
+    })
+}
+
+fn read_messages(value: Option<&RawValue>) -> Result<u64, ApiError> {
+    let Some(value) = value.map(RawValue::get) else {
+        return Err(ApiError::field("messages", "`messages` is missing."));
+    };
+    let inner = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if inner.is_none_or(|inner| inner.trim().is_empty()) {
+        return Err(ApiError::field("messages", "`messages` must be an array with at least one message."));
+    }
+    Ok(value.len() as u64)
+}
+
+fn read_flag(key: Key, value: Option<&RawValue>) -> Result<Option<bool>, ApiError> {
+    match value.map(RawValue::get) {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(ApiError::field(key.name(), format!("`{}` must be true or false.", key.name()))),
+    }
+}
+
+fn read_number(key: Key, value: Option<&RawValue>, most: i64) -> Result<Option<i64>, ApiError> {
+    let Some(value) = value else { return Ok(None) };
+    match value.get().parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
+        _ => Err(ApiError::field(key.name(), format!("`{}` must be a whole number from 1 to {most}.", key.name()))),
+    }
+}
+
+/// Returns whether the client wants the usage-only chunk, and where it said so.
+fn read_options(value: Option<&RawValue>) -> Result<(bool, Option<&RawValue>), ApiError> {
+    let refuse = || {
+        ApiError::field(
+            "stream_options",
+            "`stream_options` must be an object whose `include_usage`, if any, is true or false.",
+        )
+    };
+    let Some(value) = value else { return Ok((false, None)) };
+    if !value.get().starts_with('{') {
+        return Err(refuse());
+    }
+    let options: StreamOptions<'_> = serde_json::from_str(value.get()).map_err(|_shape_or_doubled| refuse())?;
+    match options.include_usage.map(RawValue::get) {
+        None | Some("false") => Ok((false, options.include_usage)),
+        Some("true") => Ok((true, options.include_usage)),
+        Some(_) => Err(refuse()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actors::domain::{Class, ClassId, ModelKey, Price};
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn model(upstream: &str) -> Model {
+        Model {
+            key: ModelKey(1),
+            id: "m".parse().unwrap(),
+            class: Class { id: ClassId(1), name: "basic".into() },
+            provider: "p".into(),
+            upstream_model: Arc::from(upstream),
+            price: Price::default(),
+            context: None,
+            max_output: None,
+            fallbacks: Vec::new(),
+        }
+    }
+
+    fn parse(body: &str, stream: bool) -> Result<ChatBody, ApiError> {
+        ChatBody::parse(Bytes::copy_from_slice(body.as_bytes()), stream)
+    }
+
+    fn spliced(body: &str, stream: bool) -> String {
+        let body = parse(body, stream).unwrap().for_model(&model("up/m"));
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn only_what_must_change_is_changed() {
+        for (given, sent) in [
+            (
+                r#"{"model":"m","messages":[1], "x" : 1.0e0}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true},"model":"up/m","messages":[1], "x" : 1.0e0}"#,
+            ),
+            (
+                r#" { "stream":null,"messages":[{}],"model":"m"}"#,
+                r#" {"stream_options":{"include_usage":true}, "stream":true,"messages":[{}],"model":"up/m"}"#,
+            ),
+            (
+                r#"{"stream_options":{ "a":1 },"stream":true,"messages":[{}],"model":"m"}"#,
+                r#"{"stream_options":{"include_usage":true, "a":1 },"stream":true,"messages":[{}],"model":"up/m"}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_usage": false },"stream":true,"messages":[{}],"model":"m"}"#,
+                r#"{"stream_options":{"include_usage": true },"stream":true,"messages":[{}],"model":"up/m"}"#,
+            ),
+            (
+                r#"{"stream_options":{ },"messages":[{}],"model":"m"}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true },"messages":[{}],"model":"up/m"}"#,
+            ),
+            (
+                r#"{"stream_options":null,"stream":true,"messages":[{}],"model":"m"}"#,
+                r#"{"stream_options":{"include_usage":true},"stream":true,"messages":[{}],"model":"up/m"}"#,
+            ),
+        ] {
+            assert_eq!(spliced(given, true), sent);
+        }
+        let whole = r#"{"stream":false,"messages":[{}],"model":"up/m"}"#;
+        assert_eq!(spliced(whole, true), whole);
+        let body = parse(whole, true).unwrap();
+        assert_eq!(body.for_model(&model("up/m")).as_ptr(), body.raw.as_ptr(), "an unchanged body is not copied");
+    }
+
+    #[test]
+    fn what_limits_need_is_read() {
+        let body = parse(
+            r#"{"model":"a/b","messages":[ 12 ],"max_tokens":5,"n":3,"stream_options":{"include_usage":true}}"#,
+            false,
+        )
+        .unwrap();
+        assert_eq!((body.model().as_str(), body.message_bytes(), body.stream()), ("a/b", 6, false));
+        assert_eq!((body.max_completion_tokens(), body.choices(), body.wants_usage()), (Some(5), 3, true));
+        let body =
+            parse(r#"{"model":"m","messages":[1],"max_tokens":5,"max_completion_tokens":7,"n":null}"#, true).unwrap();
+        assert_eq!((body.max_completion_tokens(), body.choices(), body.stream()), (Some(7), 1, true));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, param) in [
+            (r#"{"messages":[1]}"#, "model"),
+            (r#"{"model":null,"messages":[1]}"#, "model"),
+            (r#"{"model":"","messages":[1]}"#, "model"),
+            (r#"{"model":"a b","messages":[1]}"#, "model"),
+            (r#"{"model":1,"messages":[1]}"#, "model"),
+            (r#"{"model":"m","m\u006fdel":"n","messages":[1]}"#, "model"),
+            (r#"{"model":"m"}"#, "messages"),
+            (r#"{"model":"m","messages":[]}"#, "messages"),
+            (r#"{"model":"m","messages":{}}"#, "messages"),
+            (r#"{"model":"m","messages":"x"}"#, "messages"),
+            (r#"{"model":"m","messages":[1],"messages":[2]}"#, "messages"),
+            (r#"{"model":"m","messages":[1],"stream":1}"#, "stream"),
+            (r#"{"model":"m","messages":[1],"stream":true,"stream":false}"#, "stream"),
+            (r#"{"model":"m","messages":[1],"max_tokens":0}"#, "max_tokens"),
+            (r#"{"model":"m","messages":[1],"max_tokens":1.5}"#, "max_tokens"),
+            (r#"{"model":"m","messages":[1],"max_tokens":99999999999999999999}"#, "max_tokens"),
+            (r#"{"model":"m","messages":[1],"max_completion_tokens":"9"}"#, "max_completion_tokens"),
+            (r#"{"model":"m","messages":[1],"n":129}"#, "n"),
+            (r#"{"model":"m","messages":[1],"stream_options":[]}"#, "stream_options"),
+            (r#"{"model":"m","messages":[1],"stream_options":{"include_usage":1}}"#, "stream_options"),
+            (
+                r#"{"model":"m","messages":[1],"stream_options":{"include_usage":true,"include_usag\u0065":false}}"#,
+                "stream_options",
+            ),
+        ] {
+            let frame = parse(body, true).unwrap_err().frame();
+            let error: Value = serde_json::from_slice(&frame[6..]).unwrap();
+            assert_eq!(error["error"]["code"], "invalid_value", "{body}");
+            assert_eq!(error["error"]["param"], param, "{body}");
+        }
+        for body in
+            ["", "null", "[]", "1", "{", r#"{"model":"m","messages":[1]} x"#, "{'model':1}", r#"{"model":"m",}"#]
+        {
+            assert_eq!(parse(body, true).unwrap_err().code(), ErrorCode::InvalidJson, "{body}");
+        }
+        assert_eq!(
+            ChatBody::parse(Bytes::from_static(b"{\"a\":\"\xff\"}"), true).unwrap_err().code(),
+            ErrorCode::InvalidJson
+        );
+    }
+
+    #[test]
+    fn forbidden_fields_are_named_unless_allowed() {
+        let body = parse(r#"{"model":"m","messages":[1],"rout\u0065":1,"plugins":[]}"#, true).unwrap();
+        assert_eq!(body.forbidden(&[]), Some("route"));
+        assert_eq!(body.forbidden(&["route".into()]), Some("plugins"));
+        assert_eq!(body.forbidden(&["route".into(), "plugins".into()]), None);
+    }
+
+    #[test]
+    fn deep_nesting_does_not_overflow() {
+        let deep = format!(r#"{{"model":"m","messages":[1],"x":{}{}}}"#, "[".repeat(1 << 20), "]".repeat(1 << 20));
+        assert!(parse(&deep, true).is_ok());
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::hash_map("\\PC{0,6}", inner, 0..4).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_spliced_body_means_the_same(extra in proptest::collection::hash_map("[a-l]{1,5}", any_json(), 0..6), stream: bool, options in proptest::option::of(any::<bool>())) {
+            let mut given = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+            for (key, value) in extra {
+                given[key] = value;
+            }
+            if let Some(include) = options {
+                given["stream_options"] = json!({"include_usage": include, "other": 1});
+            }
+            let mut meant = given.clone();
+            meant["model"] = "up/m".into();
+            if stream {
+                meant["stream"] = true.into();
+                meant["stream_options"]["include_usage"] = true.into();
+            }
+            let sent: Value = serde_json::from_str(&spliced(&given.to_string(), stream)).unwrap();
+            prop_assert_eq!(sent, meant);
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(ChatBody::parse(bytes.into(), true).is_err());
+        }
+    }
+}

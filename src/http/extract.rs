@@ -1,0 +1,135 @@
+//! Extractors: handlers receive typed facts, and their signatures show who may call them.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    web,
+};
+use actors::domain::{Caller, ErrorCode, RequestId, Role};
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt, future::LocalBoxFuture};
+
+use super::{desk::Desk, error::ApiError};
+
+/// Anybody with a valid token.
+pub(super) struct Authenticated(pub(super) Arc<Caller>);
+
+/// An admin.
+pub(super) struct Admin;
+
+/// The desk of this worker.
+pub(super) struct AtDesk(pub(super) Rc<Desk>);
+
+/// Returns the worker's desk.
+///
+/// # Errors
+/// `internal_error` where the app was made without one.
+pub(super) fn desk(request: &HttpRequest) -> Result<Rc<Desk>, ApiError> {
+    request.app_data::<Rc<Desk>>().cloned().ok_or_else(|| ErrorCode::InternalError.into())
+}
+
+/// Returns the label of this request, which the outermost layer gave it.
+pub(super) fn request_id(request: &HttpRequest) -> RequestId {
+    request.extensions().get::<RequestId>().cloned().unwrap_or_else(RequestId::generate)
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Verifies the caller.
+///
+/// # Errors
+/// 401, or 503 where nobody who would know can be asked.
+///
+/// # Cancel safety
+/// May be dropped.
+pub(super) async fn authenticate(desk: &Desk, request: &HttpRequest) -> Result<Arc<Caller>, ApiError> {
+    let token = bearer(request).ok_or_else(|| ApiError::new(ErrorCode::InvalidApiKey))?;
+    desk.auth.ask_caller(token).await.map_err(|error| error.code().into())
+}
+
+impl FromRequest for AtDesk {
+    type Error = ApiError;
+    type Future = std::future::Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        std::future::ready(desk(request).map(Self))
+    }
+}
+
+impl FromRequest for Authenticated {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { authenticate(&*desk(&request)?, &request).await.map(Self) })
+    }
+}
+
+impl FromRequest for Admin {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let caller = authenticate(&*desk(&request)?, &request).await?;
+            if caller.role == Role::Admin { Ok(Self) } else { Err(ErrorCode::AdminRequired.into()) }
+        })
+    }
+}
+
+/// Reads a JSON body, within limits of size and time. Bytes that came in one piece are not copied.
+///
+/// # Errors
+/// 408, 413, 415.
+///
+/// # Cancel safety
+/// May be dropped; actix closes the connection then, since the rest of the body is unread.
+pub(super) async fn read_body(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    max_bytes: usize,
+    timeout: Duration,
+) -> Result<Bytes, ApiError> {
+    let header = |name| request.headers().get(name);
+    let media = header(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
+    let is_json =
+        |media: &str| media.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    let encoded = header(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if encoded || media.is_some_and(|media| !is_json(media)) {
+        return Err(ErrorCode::UnsupportedMediaType.into());
+    }
+    let announced = header(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > max_bytes) {
+        return Err(ErrorCode::RequestTooLarge.into());
+    }
+    let read = async {
+        let mut first = Bytes::new();
+        let mut more = BytesMut::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_broken| ApiError::new(ErrorCode::InvalidJson))?;
+            if first.len().max(more.len()) + chunk.len() > max_bytes {
+                return Err(ErrorCode::RequestTooLarge.into());
+            }
+            if first.is_empty() && more.is_empty() {
+                first = chunk;
+                continue;
+            }
+            if more.is_empty() {
+                more.reserve(announced.unwrap_or(0).max(first.len() + chunk.len()));
+                more.extend_from_slice(&first);
+            }
+            more.extend_from_slice(&chunk);
+        }
+        Ok(if more.is_empty() { first } else { more.freeze() })
+    };
+    tokio::time::timeout(timeout, read).await.unwrap_or_else(|_elapsed| Err(ErrorCode::RequestTimeout.into()))
+}

@@ -1,0 +1,71 @@
+//! Logs: one line a request, JSON or pretty, to standard error. Never a token, a key or a prompt.
+
+use actix_web::{
+    Error,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+};
+use tracing::Span;
+use tracing_actix_web::RootSpanBuilder;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    config::{LogConfig, LogFormat},
+    http::ApiError,
+};
+
+/// Starts logging. Later calls change nothing.
+pub fn start(config: &LogConfig) {
+    let filter = EnvFilter::builder().parse_lossy(&config.filter);
+    let access = if config.access { "request=info" } else { "request=off" };
+    let filter = match access.parse() {
+        Ok(directive) if !config.filter.contains("request=") => filter.add_directive(directive),
+        _ => filter,
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // An application's own subscriber, or that of a test before this one, stays.
+    let _started = match config.format {
+        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init(),
+        LogFormat::Pretty => registry.with(layer).try_init(),
+    }
+    .is_ok();
+}
+
+/// The span around each request. Chat requests log their own line when they end, with what they used; for all others
+/// a line is written with the head of the answer.
+pub struct RequestSpan;
+
+impl RootSpanBuilder for RequestSpan {
+    fn on_request_start(request: &ServiceRequest) -> Span {
+        tracing::info_span!(target: "request", "request", method = %request.method(), path = request.path())
+    }
+
+    fn on_request_end<B: MessageBody>(_span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
+        match outcome {
+            Ok(response) if is_chat(response.request().path()) && !is_refused_by_route(response) => {}
+            Ok(response) => {
+                let request_id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+                let code = response.response().error().and_then(|error| error.as_error::<ApiError>());
+                tracing::info!(
+                    target: "request",
+                    request_id,
+                    method = %response.request().method(),
+                    path = response.request().path(),
+                    status = response.status().as_u16(),
+                    code = code.map(|error| error.code().as_str()),
+                );
+            }
+            Err(error) => tracing::error!(target: "request", %error, "a request failed"),
+        }
+    }
+}
+
+fn is_chat(path: &str) -> bool {
+    matches!(path, "/api/hasNotEngine-optimized" | "/api/hasNotEngine" | "/v1/chat/completions")
+}
+
+/// Says whether a chat path was answered before its handler ran.
+fn is_refused_by_route<B>(response: &ServiceResponse<B>) -> bool {
+    matches!(response.status().as_u16(), 204 | 405) || response.request().method() == "OPTIONS"
+}

@@ -1,0 +1,67 @@
+//! The providers, as a worker speaks to them.
+//!
+//! One [`Providers`] on each worker thread: a provider's connections belong to the thread that opened them. HTTP
+//! providers are spoken to by awc over HTTP/1.1; the simulator answers in process. Hosts, credentials and headers come
+//! from configuration only; of the caller's request the body and two labels are handed on.
+
+mod http;
+mod simulator;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use actors::ports::{Patience, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
+use futures_util::future::LocalBoxFuture;
+
+use crate::config::Provider;
+use http::HttpProvider;
+pub use http::UpstreamConfigError;
+use simulator::Simulator;
+
+/// Every configured provider, by name.
+pub struct Providers(HashMap<Box<str>, One>);
+
+enum One {
+    Http(HttpProvider),
+    Simulator(Simulator),
+}
+
+/// For a provider that isn't there, and for the simulator, which can't be silent.
+const PATIENCE: Patience =
+    Patience { first_byte: Duration::from_secs(60), gap: Duration::from_secs(60), total: None, retries: 0 };
+
+impl Providers {
+    /// Makes this thread's clients.
+    ///
+    /// # Errors
+    /// A CA file that can't be read, or a header that is none.
+    pub fn new(config: &BTreeMap<String, Provider>) -> Result<Self, UpstreamConfigError> {
+        let one = |(name, provider): (&String, &Provider)| {
+            let one = match provider {
+                Provider::Http(config) => One::Http(HttpProvider::new(name, config)?),
+                Provider::Simulator(config) => One::Simulator(Simulator::new(config)),
+            };
+            Ok((name.as_str().into(), one))
+        };
+        config.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Upstream for Providers {
+    fn open(&self, request: UpstreamRequest) -> LocalBoxFuture<'static, Result<UpstreamResponse, UpstreamError>> {
+        match self.0.get(&*request.provider) {
+            Some(One::Http(provider)) => provider.open(request),
+            Some(One::Simulator(simulator)) => simulator.open(request),
+            None => Box::pin(std::future::ready(Err(UpstreamError::Unknown))),
+        }
+    }
+
+    fn patience(&self, provider: &str) -> Patience {
+        match self.0.get(provider) {
+            Some(One::Http(provider)) => provider.patience(),
+            Some(One::Simulator(_)) | None => PATIENCE,
+        }
+    }
+}
