@@ -8,7 +8,7 @@
 //!
 //! Each part binds port 0, shares nothing with another one and stops when it is dropped, so that tests run in parallel.
 //! Nothing here needs a sleep: what has to happen is awaited ([`mock::MockProvider::wait_for`],
-//! `chaos::ChaosProxy::wait_for_cuts`), and streams can be held at a frame until the test lets them go
+//! [`chaos::ChaosProxy::wait_for_cuts`]), and streams can be held at a frame until the test lets them go
 //! (`hold-after-N`, [`mock::MockProvider::release`]).
 
 mod body;
