@@ -24,11 +24,11 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target \
     cargo build --release --locked --package hasnot-engine --bin hasnot-engine \
-    && install -D --strip target/release/hasnot-engine /out/hasnot-engine
+    && install -D target/release/hasnot-engine /out/hasnot-engine
 
 FROM debian:bookworm-slim
 # No packages: root certificates are compiled in, libc and libgcc are there.
-RUN useradd --system --uid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin hasnot \
+RUN useradd --uid 10001 --no-log-init --home-dir /data --no-create-home --shell /usr/sbin/nologin hasnot \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data
 COPY --from=build /out/hasnot-engine /usr/local/bin/hasnot-engine
 ENV HNE_PROFILE=production \
