@@ -173,7 +173,7 @@ impl MockProvider {
         self.shared.books.entries(0, usize::MAX)
     }
 
-    /// The entry of the request whose last message starts with this marker, the latest if there are several.
+    /// The entry of the request with this marker, the latest if there are several.
     #[must_use]
     pub fn entry(&self, marker: &str) -> Option<Entry> {
         self.books().into_iter().rev().find(|entry| entry.marker == marker)
@@ -202,7 +202,23 @@ impl MockProvider {
         self.shared.released.send_modify(|released| released.add(model));
     }
 
+    /// Waits until the request with this marker has come and ended.
+    ///
+    /// # Errors
+    /// [`TimedOut`] with the books as they stood at the deadline.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn wait_for_end(&self, marker: &str, deadline: Duration) -> Result<Entry, TimedOut> {
+        let ended = |entry: &&Entry| entry.marker == marker && entry.ending != Ending::Open;
+        let books = self.wait_for(|books| books.iter().rev().any(|entry| ended(&entry)), deadline).await?;
+        books.iter().rev().find(ended).cloned().ok_or(TimedOut { deadline, books })
+    }
+
     /// Waits until the books satisfy `condition`, and returns them.
+    ///
+    /// It copies the books at each change, a frame included; for thousands of requests there is
+    /// [`MockProvider::wait_for_totals`].
     ///
     /// # Errors
     /// [`TimedOut`] with the books as they stood at the deadline.

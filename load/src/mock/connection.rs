@@ -99,8 +99,7 @@ impl Shared {
         let record = self.books.open(|sequence| self.entry(sequence, connection, &request, Some(&script), &ask));
         drop(request);
         let gate = Gate { released: self.released.subscribe(), model: script.name.clone() };
-        let player = Player { wire, script: &script, ask: &ask, gate, record, pending: Vec::new(), pending_frames: 0 };
-        player.play().await
+        Player::new(wire, &script, &ask, gate, record).play().await
     }
 
     fn script(&self, model: &str) -> Result<Arc<Script>, String> {

@@ -36,16 +36,20 @@ pub(super) struct Player<'a> {
     pub(super) wire: &'a mut Wire,
     pub(super) script: &'a Script,
     pub(super) ask: &'a Ask,
-    pub(super) gate: Gate,
+    gate: Gate,
     pub(super) record: Record,
     /// Bytes that go out with the next write, and the content frames among them.
     pub(super) pending: Vec<u8>,
-    pub(super) pending_frames: usize,
+    pending_frames: usize,
 }
 
 type Played = Result<After, PeerGone>;
 
-impl Player<'_> {
+impl<'a> Player<'a> {
+    pub(super) const fn new(wire: &'a mut Wire, script: &'a Script, ask: &'a Ask, gate: Gate, record: Record) -> Self {
+        Self { wire, script, ask, gate, record, pending: Vec::new(), pending_frames: 0 }
+    }
+
     /// Plays the answer; the record is closed when this returns.
     pub(super) async fn play(mut self) -> After {
         match self.answer().await {
@@ -232,22 +236,18 @@ impl Player<'_> {
     }
 
     async fn frame(&mut self, piece: &Piece) -> Result<(), PeerGone> {
+        let Scenario { content, coalesced, .. } = *self.scenario();
         self.pending_frames += 1;
-        if self.scenario().coalesced {
-            self.pending.extend_from_slice(&piece.wire);
-            return Ok(());
-        }
-        if self.pending.is_empty() && self.scenario().content != Content::Stamp {
+        if self.pending.is_empty() && !coalesced && content != Content::Stamp {
             self.send(&piece.wire).await?;
         } else {
+            let start = self.pending.len();
             self.pending.extend_from_slice(&piece.wire);
-            if let Some(slot) =
-                memmem::find(&self.pending, STAMP).and_then(|at| self.pending.get_mut(at..at + STAMP.len()))
-            {
-                slot.copy_from_slice(format!("{:019}", clock::unix_nanos()).as_bytes());
+            if content == Content::Stamp {
+                stamp(self.pending.get_mut(start..).unwrap_or_default());
             }
         }
-        self.flush().await
+        if coalesced { Ok(()) } else { self.flush().await }
     }
 
     /// Writes what is pending and counts its frames.
@@ -283,6 +283,13 @@ impl Player<'_> {
     pub(super) const fn faulted(&mut self, after: After) -> After {
         self.record.ending = Ending::Faulted;
         after
+    }
+}
+
+/// Puts the time into the place that a frame keeps for it.
+fn stamp(frame: &mut [u8]) {
+    if let Some(slot) = memmem::find(frame, STAMP).and_then(|at| frame.get_mut(at..at + STAMP.len())) {
+        slot.copy_from_slice(format!("{:019}", clock::unix_nanos()).as_bytes());
     }
 }
 

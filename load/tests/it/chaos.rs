@@ -114,7 +114,9 @@ async fn cuts_when_a_pattern_passes() {
     mock.wait_for(|books| books.iter().any(|entry| entry.marker == "after"), SOON).await.unwrap();
 
     proxy.cut_when(Direction::Down, "[DONE]", Moment::Before, Cut::Close);
-    let mut response = stream(&client, "m+gap-1ms").await;
+    let mut response = stream(&client, "m+hold-after-1").await;
+    response.frame().await.unwrap().unwrap();
+    mock.release("");
     assert!(response.frames().await.is_err());
     assert!(proxy.wait_for_cuts(4, SOON).await);
 }

@@ -131,6 +131,8 @@ async fn content_of_every_kind() {
     assert_eq!(text(&echo.frames().await.unwrap()), "who-am-i#0 who-am-i#1 ");
     let stamps = text(&frames(&client, "m+stamp+frames-1").await);
     assert!(stamps.parse::<u64>().unwrap() > 1_700_000_000_000_000_000, "{stamps}");
+    let stamps = text(&frames(&client, "m+stamp+frames-2+coalesced").await);
+    assert!(!stamps.contains("000000000000"), "{stamps}");
     assert_eq!(text(&frames(&client, "m+bytes-20+frames-1").await), " w000000xxxxxxxxxxxx");
 }
 
