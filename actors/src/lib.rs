@@ -6,7 +6,9 @@
 pub mod auth;
 pub mod domain;
 pub mod ledger;
+pub mod metrics;
 pub mod outcome;
 pub mod ports;
 pub mod quota;
+pub mod stats;
 pub mod stream;

@@ -1,0 +1,96 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const NO_TIME: Timings =
+    Timings { auth: None, quota: None, connect: None, ttft: None, overhead: None, total: Duration::ZERO };
+
+fn request(outcome: Option<Outcome>, code: Option<ErrorCode>) -> Observation {
+    Observation::Request(Finished { outcome, code, estimated: false, timings: NO_TIME })
+}
+
+const DATABASE: Observation = Observation::Database { took: Duration::from_millis(3), ok: true };
+
+proptest! {
+    #[test]
+    fn windows_hold_what_happened_in_their_last_twelve_slots(steps in prop::collection::vec(
+        prop_oneof![4 => 0_u64..2_000, 2 => 0_u64..70_000, 1 => 0_u64..8_000_000], 1..200,
+    )) {
+        let mut windows = Windows::new();
+        let mut times = Vec::new();
+        let mut now = 0;
+        for step in steps {
+            now += step;
+            windows.record(Duration::from_millis(now), &DATABASE);
+            times.push(now);
+            for (view, slot) in windows.views(Duration::from_millis(now)).iter().zip([5_000, 25_000, 300_000]) {
+                let recent = times.iter().filter(|&&time| time / slot + 12 > now / slot).count();
+                let counted = view.tally.stage(Stage::Database).summary().count;
+                prop_assert_eq!(counted, u64::try_from(recent).unwrap(), "{} at {}", view.name, now);
+                let covered = u64::try_from(view.covered.as_millis()).unwrap();
+                prop_assert_eq!(covered, now.min(11 * slot + now % slot));
+            }
+        }
+        let views = windows.views(Duration::from_millis(now));
+        prop_assert_eq!(views.last().unwrap().tally.stage(Stage::Database).summary().count,
+                        u64::try_from(times.len()).unwrap());
+    }
+}
+
+#[test]
+fn time_may_stand_still_go_back_or_jump_to_its_end() {
+    let mut windows = Windows::new();
+    windows.record(Duration::from_secs(7200), &DATABASE);
+    windows.record(Duration::from_secs(1), &DATABASE);
+    let counts = |windows: &mut Windows, now| {
+        windows.views(now).iter().map(|view| view.tally.stage(Stage::Database).summary().count).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&mut windows, Duration::from_secs(7200)), [2, 2, 2, 2]);
+    assert_eq!(counts(&mut windows, Duration::from_secs(7200 + 60)), [0, 2, 2, 2]);
+    assert_eq!(counts(&mut windows, Duration::MAX), [0, 0, 0, 2]);
+    windows.record(Duration::MAX, &DATABASE);
+    assert_eq!(counts(&mut windows, Duration::MAX), [1, 1, 1, 3]);
+}
+
+#[test]
+fn clients_mistakes_are_listed_but_are_no_errors() {
+    let mut tally = Tally::default();
+    for observation in [
+        request(Some(Outcome::Completed), None),
+        request(Some(Outcome::ClientGone), None),
+        request(Some(Outcome::CutOff), Some(ErrorCode::InsufficientQuota)),
+        request(None, Some(ErrorCode::InvalidApiKey)),
+        request(None, Some(ErrorCode::RequestTimeout)),
+        request(None, Some(ErrorCode::RateLimitExceeded)),
+        request(None, Some(ErrorCode::Overloaded)),
+        request(Some(Outcome::Deadline), Some(ErrorCode::ProviderTimeout)),
+        request(Some(Outcome::ProviderError), Some(ErrorCode::ProviderTimeout)),
+        request(Some(Outcome::Shutdown), None),
+    ] {
+        tally.record(&observation);
+    }
+    assert_eq!((tally.requests, tally.refused, tally.failed, tally.timeouts, tally.posted), (10, 3, 4, 2, 6));
+    let codes: Vec<_> = tally.by_code().map(|(code, count)| (code.as_str(), count)).collect();
+    assert_eq!(
+        codes,
+        [
+            ("invalid_api_key", 1),
+            ("request_timeout", 1),
+            ("rate_limit_exceeded", 1),
+            ("insufficient_quota", 1),
+            ("overloaded", 1),
+            ("provider_timeout", 2),
+        ]
+    );
+}
+
+#[test]
+fn an_answer_is_slow_above_half_a_second() {
+    let mut tally = Tally::default();
+    for millis in [499, 500, 501, 2000] {
+        let timings = Timings { ttft: Some(Duration::from_millis(millis)), ..NO_TIME };
+        let finished = Finished { outcome: Some(Outcome::Completed), code: None, estimated: true, timings };
+        tally.record(&Observation::Request(finished));
+    }
+    assert_eq!((tally.slow, tally.estimated, tally.stage(Stage::Ttft).summary().count), (2, 4, 4));
+}
