@@ -1,5 +1,8 @@
 //! UpstreamStream: one request's life at a provider.
 
+pub mod sse;
+pub mod usage;
+
 use std::time::Duration;
 
 use serde::Deserialize;
