@@ -1,21 +1,37 @@
-//! Watches a provider's event stream without touching it.
+//! Cuts a provider's event stream into frames and watches them, without touching their bytes.
 //!
-//! In: chunks, cut anywhere. Out: [`Piece`]s to forward, and what the frames said ([`Watched`]). Pure: no I/O, no clock.
+//! In: chunks, cut anywhere, inside a character or a line end too. Out: [`Piece`]s to forward, and what the frames said
+//! ([`Watched`]). Pure: no I/O, no clock. Frames that are complete in one chunk are forwarded as slices of it, in one
+//! piece as long as they are treated alike; only a frame that chunks cut is copied, up to `max_frame_bytes`.
+//!
+//! Read tolerantly: LF, CRLF, CR; comments; no space after the colon; several `data:` lines. Never forwarded: a byte-order
+//! mark (a comment of ours may already stand before it) and empty lines between frames. However a stream is cut, the
+//! same bytes are forwarded.
 //!
 //! ```ignore
 //! for piece in scanner.scan(chunk) {
 //!     match piece? {
 //!         Piece { kind: PieceKind::Frames, bytes } => out.push(bytes),
 //!         Piece { kind: PieceKind::Usage, bytes } => if asked { out.push(bytes) },
-//!         Piece { kind: PieceKind::Done, bytes } => done = Some(bytes),      // kept until settled
-//!         Piece { kind: PieceKind::Error, bytes } => out.push(bytes),        // the last there will be
+//!         Piece { kind: PieceKind::Done, bytes } => done = Some(bytes), // kept until settled
+//!         Piece { kind: PieceKind::Error, bytes } => out.push(bytes),   // the last there will be
 //!     }
 //! }
 //! ```
 
-use bytes::Bytes;
+mod frame;
+#[cfg(test)]
+mod tests;
 
+use std::{mem, ops::Range};
+
+use bytes::Bytes;
+use memchr::memchr2;
+
+use self::frame::{Marks, Verdict};
 use crate::domain::Usage;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How a stream is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +40,8 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// The most tokens that usage may tell of: `usage::believable_tokens`.
     pub max_tokens: u32,
-    /// Whether `id:` and `retry:` lines are taken out: they break OpenAI's SDKs (FACTS).
-    pub drop_ids: bool,
+    /// Whether to take out what OpenAI's SDKs fail on (FACTS): `id:` and `retry:` lines, and events without data.
+    pub sdk_safe: bool,
 }
 
 /// A frame is longer than `max_frame_bytes`.
@@ -58,11 +74,11 @@ pub struct Piece {
 /// What the complete frames have said so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Watched {
-    /// Frames of any kind.
+    /// Frames of any kind, comments included.
     pub frames: u64,
-    /// Frames with data that is no error, the usage-only one and `[DONE]` included: with the first of them, «the first frame» has come.
+    /// Frames with data that is no error: once there is one, «the first frame» of API.md has come.
     pub data_frames: u64,
-    /// Frames with text for the client: content, reasoning, a refusal or arguments of a tool.
+    /// Frames with text of the model: content, reasoning, a refusal or arguments for a tool.
     pub content_frames: u64,
     /// Bytes of that text, JSON escapes counted as written: good enough for an estimate.
     pub content_bytes: u64,
@@ -79,8 +95,8 @@ pub struct Watched {
 impl Watched {
     /// Says whether the stream is whole: the end of the body proves nothing, these two do.
     #[must_use]
-    pub fn complete(&self) -> bool {
-        self.done || self.finished
+    pub fn is_complete(&self) -> bool {
+        (self.done || self.finished) && !self.failed
     }
 }
 
@@ -89,46 +105,101 @@ impl Watched {
 pub enum Rest {
     /// Nothing: the last frame was complete.
     Nothing,
-    /// A frame that lacked only a line end.
+    /// A last frame that could be completed: it lacked a line feed that CR had announced, or was `[DONE]`.
     Frame(Piece),
     /// So many bytes of a frame that never ended; they are not forwarded.
     Dropped(usize),
 }
 
-/// Cuts a stream into frames and watches them.
+/// Reads one stream.
 #[derive(Debug)]
 pub struct Scanner {
     options: Options,
     watched: Watched,
+    /// Where the search for the frame's end stands.
+    edge: Edge,
+    /// The unfinished frame, as far as earlier chunks had it. Empty between frames.
+    tail: Vec<u8>,
+    /// Whether no frame has come yet: the first one may begin with a byte-order mark.
+    fresh: bool,
+    /// Whether nothing more is read: after `[DONE]`, an error frame, or a frame that is too long.
+    ended: bool,
 }
 
 impl Scanner {
     /// Makes a scanner at the start of a stream.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, watched: Watched::default() }
+        let edge = Edge::default();
+        Self { options, watched: Watched::default(), edge, tail: Vec::new(), fresh: true, ended: false }
     }
 
-    /// Reads a chunk. The iterator must be run to its end, unless an error, a `Done` or an `Error` ended the stream.
+    /// Reads a chunk. Run the iterator to its end; what is left when it is dropped is lost.
     pub fn scan(&mut self, chunk: Bytes) -> Pieces<'_> {
-        Pieces { scanner: self, chunk }
+        Pieces { scanner: self, chunk, at: 0, marks: Marks::new(), run: 0..0, waiting: None }
     }
 
-    /// Returns what the frames have said so far.
+    /// Returns what the frames have said so far. While a chunk is scanned, frames count before their piece is out.
     #[must_use]
     pub fn watched(&self) -> &Watched {
         &self.watched
     }
 
-    /// Ends the stream. Call it once, when the body has ended.
-    pub fn finish(&mut self) -> Rest {
-        Rest::Nothing
-    }
-
     /// Returns how many bytes of an unfinished frame are held.
     #[must_use]
     pub fn held(&self) -> usize {
-        0
+        self.tail.len()
+    }
+
+    /// Ends the stream. Call it once, when the body has ended.
+    pub fn finish(&mut self) -> Rest {
+        let mut tail = mem::take(&mut self.tail);
+        if self.ended || tail.is_empty() {
+            return Rest::Nothing;
+        }
+        if self.edge.place != Place::AfterBlankCr {
+            let line = tail.trim_ascii_end();
+            let line = if self.fresh { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
+            if !line.strip_prefix(b"data:").is_some_and(frame::is_done) {
+                return Rest::Dropped(tail.len());
+            }
+            tail.truncate(tail.trim_ascii_end().len());
+            tail.extend_from_slice(b"\n\n");
+        }
+        let lines = mem::take(&mut self.edge).lines;
+        self.tail_frame(tail, lines).map_or(Rest::Nothing, Rest::Frame)
+    }
+
+    /// Reads a frame that chunks had cut.
+    fn tail_frame(&mut self, frame: Vec<u8>, lines: usize) -> Option<Piece> {
+        let place = self.without_mark(&frame, 0..frame.len());
+        let (kind, changed) = self.read(&frame, &place, lines, &mut Marks::new())?;
+        let bytes = changed.unwrap_or_else(|| Bytes::from(frame).slice(place));
+        Some(Piece { kind, bytes })
+    }
+
+    /// Leaves out the byte-order mark at the start of the stream.
+    fn without_mark(&mut self, buffer: &[u8], frame: Range<usize>) -> Range<usize> {
+        let marked = mem::take(&mut self.fresh)
+            && buffer.get(frame.clone()).is_some_and(|frame| frame.starts_with(BYTE_ORDER_MARK));
+        if marked { frame.start + BYTE_ORDER_MARK.len()..frame.end } else { frame }
+    }
+
+    /// Reads a complete frame; returns its kind, and its bytes if they changed.
+    fn read(
+        &mut self,
+        buffer: &[u8],
+        place: &Range<usize>,
+        lines: usize,
+        marks: &mut Marks,
+    ) -> Option<(PieceKind, Option<Bytes>)> {
+        let verdict = frame::read(buffer, place, lines, marks, (&self.options, &mut self.watched));
+        self.ended |= self.watched.done || self.watched.failed;
+        match verdict {
+            Verdict::Whole(kind) => Some((kind, None)),
+            Verdict::Changed(kind, bytes) => Some((kind, Some(bytes.into()))),
+            Verdict::Nothing => None,
+        }
     }
 }
 
@@ -137,13 +208,169 @@ impl Scanner {
 pub struct Pieces<'a> {
     scanner: &'a mut Scanner,
     chunk: Bytes,
+    /// How far the chunk was read.
+    at: usize,
+    marks: Marks,
+    /// Frames that were read and make up the next piece.
+    run: Range<usize>,
+    /// What comes after the run.
+    waiting: Option<Result<Piece, FrameTooLong>>,
 }
 
 impl Iterator for Pieces<'_> {
     type Item = Result<Piece, FrameTooLong>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let _ = (self.scanner.options, &self.chunk);
-        None
+        if let Some(waiting) = self.waiting.take() {
+            return Some(waiting);
+        }
+        loop {
+            match self.next_frame() {
+                Ok(None) => return self.take_run().map(Ok),
+                Ok(Some(Found::Slice(PieceKind::Frames, place))) => {
+                    if self.run.end == place.start && !self.run.is_empty() {
+                        self.run.end = place.end;
+                    } else if let Some(before) = mem::replace(&mut self.run, place).into_piece(&self.chunk) {
+                        return Some(Ok(before));
+                    }
+                }
+                Ok(Some(Found::Slice(kind, place))) => {
+                    return self.after_run(Ok(Piece { kind, bytes: self.chunk.slice(place) }));
+                }
+                Ok(Some(Found::Copy(piece))) => return self.after_run(Ok(piece)),
+                Ok(Some(Found::Nothing)) => {}
+                Err(too_long) => {
+                    self.scanner.ended = true;
+                    self.scanner.tail = Vec::new();
+                    return self.after_run(Err(too_long));
+                }
+            }
+        }
+    }
+}
+
+/// A complete frame.
+enum Found {
+    /// It lies in the chunk.
+    Slice(PieceKind, Range<usize>),
+    /// It had to be copied.
+    Copy(Piece),
+    /// It is not for the client.
+    Nothing,
+}
+
+impl Pieces<'_> {
+    fn after_run(&mut self, next: Result<Piece, FrameTooLong>) -> Option<Result<Piece, FrameTooLong>> {
+        match self.take_run() {
+            Some(run) => {
+                self.waiting = Some(next);
+                Some(Ok(run))
+            }
+            None => Some(next),
+        }
+    }
+
+    fn take_run(&mut self) -> Option<Piece> {
+        mem::replace(&mut self.run, 0..0).into_piece(&self.chunk)
+    }
+
+    /// Finds the next frame that is complete; keeps what is left of the chunk if none is.
+    fn next_frame(&mut self) -> Result<Option<Found>, FrameTooLong> {
+        let scanner = &mut *self.scanner;
+        if scanner.ended {
+            return Ok(None);
+        }
+        if scanner.tail.is_empty() {
+            let between = self.chunk.get(self.at..).unwrap_or_default();
+            self.at += between.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
+        }
+        let start = self.at;
+        let end = scanner.edge.find(&self.chunk, start);
+        self.at = end.unwrap_or(self.chunk.len());
+        if scanner.tail.len() + (self.at - start) > scanner.options.max_frame_bytes {
+            return Err(FrameTooLong);
+        }
+        let part = self.chunk.get(start..self.at).unwrap_or_default();
+        if end.is_none() {
+            scanner.tail.extend_from_slice(part);
+            return Ok(None);
+        }
+        let lines = mem::take(&mut scanner.edge).lines;
+        if !scanner.tail.is_empty() {
+            let mut frame = mem::take(&mut scanner.tail);
+            frame.extend_from_slice(part);
+            return Ok(Some(scanner.tail_frame(frame, lines).map_or(Found::Nothing, Found::Copy)));
+        }
+        let place = scanner.without_mark(&self.chunk, start..self.at);
+        Ok(Some(match scanner.read(&self.chunk, &place, lines, &mut self.marks) {
+            Some((kind, None)) => Found::Slice(kind, place),
+            Some((kind, Some(bytes))) => Found::Copy(Piece { kind, bytes }),
+            None => Found::Nothing,
+        }))
+    }
+}
+
+trait IntoPiece {
+    /// Returns the frames at that place of the chunk, if there are any.
+    fn into_piece(self, chunk: &Bytes) -> Option<Piece>;
+}
+
+impl IntoPiece for Range<usize> {
+    fn into_piece(self, chunk: &Bytes) -> Option<Piece> {
+        (!self.is_empty()).then(|| Piece { kind: PieceKind::Frames, bytes: chunk.slice(self) })
+    }
+}
+
+/// Looks for the empty line that ends a frame.
+#[derive(Debug)]
+struct Edge {
+    place: Place,
+    /// Lines of the frame so far, the one that is being read included.
+    lines: usize,
+}
+
+/// What was read last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Something in a line.
+    InLine,
+    /// The LF that ended a line.
+    AfterLf,
+    /// A CR that ended a line: an LF now would belong to it.
+    AfterCr,
+    /// A CR after an LF, which is the empty line: an LF now would belong to it.
+    AfterBlankCr,
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self { place: Place::InLine, lines: 1 }
+    }
+}
+
+impl Edge {
+    /// Reads `buffer` from `at` on; returns the place after the frame, if it ends there.
+    ///
+    /// Two CRs end a frame at once, as nothing may follow for long; an LF after them is an empty line between frames.
+    fn find(&mut self, buffer: &[u8], mut at: usize) -> Option<usize> {
+        loop {
+            if self.place == Place::InLine {
+                at += memchr2(b'\n', b'\r', buffer.get(at..)?)?;
+                self.place = if buffer.get(at) == Some(&b'\n') { Place::AfterLf } else { Place::AfterCr };
+                at += 1;
+            }
+            match (self.place, buffer.get(at)?) {
+                (Place::AfterLf | Place::AfterBlankCr, b'\n') | (Place::AfterCr, b'\r') => return Some(at + 1),
+                (Place::AfterBlankCr, _) => return Some(at),
+                (Place::AfterLf, b'\r') => self.place = Place::AfterBlankCr,
+                (Place::AfterCr, b'\n') => self.place = Place::AfterLf,
+                _ => {
+                    self.place = Place::InLine;
+                    self.lines += 1;
+                    continue;
+                }
+            }
+            at += 1;
+        }
     }
 }

@@ -1,9 +1,15 @@
 //! What an answer used: the provider's figures where they are believable, else our estimate.
 //!
-//! In: JSON of one frame or of a whole answer. Out: [`Usage`] and what else decides how a request ends. Pure.
+//! In: the JSON of a frame or of a whole answer. Out: [`Usage`], and what else it says about the request's end. Pure;
+//! nothing is allocated.
 
-use bytes::Bytes;
-use serde::Deserialize;
+use std::fmt;
+
+use memchr::memchr2;
+use serde::{
+    Deserialize, Deserializer,
+    de::{SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::domain::{Nanodollars, Usage};
@@ -25,30 +31,202 @@ pub fn estimate_prompt(messages_bytes: u64, context: Option<u32>) -> u32 {
     u32::try_from(messages_bytes.div_ceil(4)).map_or(most, |tokens| tokens.min(most))
 }
 
-/// Estimates the completion: the larger of the frames that had content, and a token for each four bytes of content.
+/// Estimates the completion: the larger of the frames that had text, and a token for each four bytes of text, rounded up.
 #[must_use]
 pub fn estimate_completion(content_frames: u64, content_bytes: u64) -> u32 {
     u32::try_from(content_frames.max(content_bytes.div_ceil(4))).unwrap_or(MAX_TOKENS).min(MAX_TOKENS)
 }
 
-/// What a whole JSON answer says about itself.
+/// What a frame or a whole answer says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// Believable usage, if there is any.
+    /// Believable usage, if there is any: both figures are whole numbers within bounds.
     pub usage: Option<Usage>,
+    /// Whether it has a `usage` that isn't null, believable or not.
+    pub has_usage: bool,
     /// Whether it has a top-level `error` that isn't null.
     pub error: bool,
-    /// Whether it has any choices.
-    pub choices: bool,
-    /// Whether a choice has a `finish_reason`, other than `error`.
+    /// How many choices it has.
+    pub choices: usize,
+    /// Whether a choice has a `finish_reason`, other than an empty one and `error`.
     pub finished: bool,
-    /// Bytes of text in its choices' messages.
+    /// Bytes of text in its choices' messages (not in a frame's deltas), as [`text`] counts them.
     pub content_bytes: u64,
 }
 
-/// Reads a whole JSON answer; `None` if it is no JSON object. `max_tokens` is [`believable_tokens`].
+/// Reads a frame's payload or a whole answer; `None` if it is no JSON object of that shape. `max_tokens` comes from
+/// [`believable_tokens`]. Takes about 1 ns a byte.
 #[must_use]
-pub fn read_answer(body: &[u8], max_tokens: u32) -> Option<Answer> {
-    let _ = (body, max_tokens, Nanodollars(0), Bytes::new());
-    None
+pub fn read_answer(json: &[u8], max_tokens: u32) -> Option<Answer> {
+    // serde would read a list as a struct, too.
+    next_is(json, 0, b'{')?;
+    let body: Body<'_> = serde_json::from_slice(json).ok()?;
+    let choices = body.choices.unwrap_or_default();
+    Some(Answer {
+        usage: body.usage.and_then(|usage| read_usage(usage.get(), max_tokens)),
+        has_usage: body.usage.is_some(),
+        error: body.error.is_some(),
+        choices: choices.count,
+        finished: choices.finished,
+        content_bytes: choices.content_bytes,
+    })
 }
+
+/// What is looked at; `null` is `None`.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(default)]
+    choices: Option<Choices>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(borrow, default)]
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+}
+
+/// The choices, added up while they are read.
+#[derive(Default)]
+struct Choices {
+    count: usize,
+    finished: bool,
+    content_bytes: u64,
+}
+
+impl<'de> Deserialize<'de> for Choices {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Sum;
+
+        impl<'de> Visitor<'de> for Sum {
+            type Value = Choices;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("choices")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Choices, A::Error> {
+                let mut choices = Choices::default();
+                while let Some(choice) = items.next_element::<Choice<'de>>()? {
+                    choices.count += 1;
+                    choices.finished |= choice.finish_reason.is_some_and(|reason| finishes(reason.get()));
+                    choices.content_bytes += choice.message.map_or(0, |message| text(message.get().as_bytes()).bytes);
+                }
+                Ok(choices)
+            }
+        }
+
+        deserializer.deserialize_seq(Sum)
+    }
+}
+
+/// Some providers write an empty reason into each frame, and `error` where a stream broke.
+fn finishes(reason: &str) -> bool {
+    !matches!(reason, r#""""# | r#""error""#)
+}
+
+#[derive(Deserialize)]
+struct RawUsage<'a> {
+    #[serde(borrow, default)]
+    prompt_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    cost: Option<&'a RawValue>,
+}
+
+/// A cost that can't be read is as good as none: price then decides. Tokens that can't be make the whole usage void.
+fn read_usage(json: &str, max_tokens: u32) -> Option<Usage> {
+    next_is(json.as_bytes(), 0, b'{')?;
+    let raw: RawUsage<'_> = serde_json::from_str(json).ok()?;
+    let tokens = |figure: Option<&RawValue>| {
+        let figure = figure?.get();
+        let whole = figure.strip_suffix(".0").unwrap_or(figure);
+        whole.parse::<u32>().ok().filter(|tokens| *tokens <= max_tokens)
+    };
+    Some(Usage {
+        prompt_tokens: tokens(raw.prompt_tokens)?,
+        completion_tokens: tokens(raw.completion_tokens)?,
+        cost: raw.cost.and_then(|cost| Nanodollars::from_decimal(cost.get().trim_matches('"'))),
+    })
+}
+
+/// Text found in an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Text {
+    /// Its bytes.
+    pub bytes: u64,
+    /// How long the object is.
+    pub object_len: usize,
+}
+
+/// Counts the bytes of text that a model wrote into the delta or message at the start of `json`: `content`, `refusal`,
+/// `arguments` of tool calls, and the reasoning (once, where a provider sends it under both of its names). JSON escapes
+/// count as they are written, which is good enough for an estimate. What isn't text of the model has other names.
+#[must_use]
+pub fn text(json: &[u8]) -> Text {
+    let (mut bytes, mut reasoning) = (0, 0);
+    let mut key: &[u8] = b"";
+    let mut depth = 0_u32;
+    let mut at = 0;
+    while let Some(&byte) = json.get(at) {
+        at += 1;
+        match byte {
+            b'"' => {
+                let start = at;
+                at = string_end(json, start);
+                let string = json.get(start..at.saturating_sub(1)).unwrap_or_default();
+                if next_is(json, at, b':').is_some() {
+                    key = string;
+                    continue;
+                }
+                let len = u64::try_from(string.len()).unwrap_or(u64::MAX);
+                match key {
+                    b"content" | b"refusal" | b"arguments" => bytes += len,
+                    b"reasoning" | b"reasoning_content" => reasoning = len.max(reasoning),
+                    _ => {}
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    Text { bytes: bytes + reasoning, object_len: at }
+}
+
+/// Returns the place after the quote that ends the string whose text starts at `from`; the end of `json` if none does.
+fn string_end(json: &[u8], mut from: usize) -> usize {
+    while let Some(found) = json.get(from..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        from += found;
+        if json.get(from) == Some(&b'"') {
+            return from + 1;
+        }
+        from += 2;
+    }
+    json.len()
+}
+
+/// Returns the place after `wanted`, if that comes next but for white space.
+pub(super) fn next_is(json: &[u8], mut at: usize, wanted: u8) -> Option<usize> {
+    loop {
+        match json.get(at)? {
+            byte if *byte == wanted => return Some(at + 1),
+            byte if byte.is_ascii_whitespace() => at += 1,
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! What one complete frame says.
+//!
+//! The usual frame is one `data:` line whose JSON has nothing of interest but a piece of text, and is not parsed: four
+//! markers are looked for, as keys with a value. A marker inside text can't be mistaken for one, since quotes are
+//! escaped there; one at another level can, so what is found decides only that the frame is parsed.
+
+use std::{ops::Range, sync::LazyLock};
+
+use memchr::memmem::Finder;
+
+use super::{Options, PieceKind, Watched};
+use crate::stream::usage;
+
+static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""delta""#));
+static FINISH_REASON: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""finish_reason""#));
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""usage""#));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""error""#));
+
+/// A marker in a buffer, and where it is next. Frames are read in order, so each byte of a chunk is searched once for each
+/// marker, however many frames the chunk has.
+#[derive(Debug)]
+struct Mark {
+    finder: &'static Finder<'static>,
+    next: usize,
+}
+
+impl Mark {
+    fn new(finder: &'static LazyLock<Finder<'static>>) -> Self {
+        Self { finder, next: 0 }
+    }
+
+    /// Returns the place after the first marker in that part of the buffer.
+    fn find(&mut self, buffer: &[u8], part: &Range<usize>) -> Option<usize> {
+        if self.next <= part.start {
+            let found = buffer.get(part.start..).and_then(|rest| self.finder.find(rest));
+            self.next = found.map_or(usize::MAX, |found| part.start + found);
+        }
+        (self.next < part.end).then(|| self.next + self.finder.needle().len())
+    }
+
+    /// Says whether the marker is a key there whose value is neither null nor an empty string.
+    fn has_value(&mut self, buffer: &[u8], part: &Range<usize>) -> bool {
+        let mut rest = part.clone();
+        while let Some(after) = self.find(buffer, &rest) {
+            if let Some(value) = usage::next_is(buffer, after, b':') {
+                let value = buffer.get(value..rest.end).unwrap_or_default().trim_ascii_start();
+                if !value.starts_with(b"null") && !value.starts_with(br#""""#) {
+                    return true;
+                }
+            }
+            rest.start = after;
+        }
+        false
+    }
+}
+
+/// The markers of one buffer.
+#[derive(Debug)]
+pub(super) struct Marks {
+    delta: Mark,
+    finish_reason: Mark,
+    usage: Mark,
+    error: Mark,
+}
+
+impl Marks {
+    /// Makes the markers for a buffer that will be read from its start.
+    pub(super) fn new() -> Self {
+        Self {
+            delta: Mark::new(&DELTA),
+            finish_reason: Mark::new(&FINISH_REASON),
+            usage: Mark::new(&USAGE),
+            error: Mark::new(&ERROR),
+        }
+    }
+
+    /// Returns how many bytes of text there are in the deltas.
+    fn text(&mut self, buffer: &[u8], payload: &Range<usize>) -> u64 {
+        let mut bytes = 0;
+        let mut rest = payload.clone();
+        while let Some(after) = self.delta.find(buffer, &rest) {
+            rest.start = after;
+            let value = usage::next_is(buffer, after, b':').and_then(|value| buffer.get(value..rest.end));
+            if let Some(delta) = value.filter(|value| value.trim_ascii_start().starts_with(b"{")) {
+                let text = usage::text(delta);
+                bytes += text.bytes;
+                rest.start += text.object_len;
+            }
+        }
+        bytes
+    }
+
+    fn worth_parsing(&mut self, buffer: &[u8], payload: &Range<usize>) -> bool {
+        // Each must be asked, so that each moves on.
+        let finish_reason = self.finish_reason.has_value(buffer, payload);
+        let usage = self.usage.has_value(buffer, payload);
+        let error = self.error.has_value(buffer, payload);
+        finish_reason || usage || error
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is forwarded, or not, as it is.
+    Whole(PieceKind),
+    /// It is forwarded in this form.
+    Changed(PieceKind, Vec<u8>),
+    /// It says nothing that the client could bear.
+    Nothing,
+}
+
+/// Reads the frame that lies at `place` in `buffer`, and has `lines` lines beside the empty one that ends it.
+pub(super) fn read(
+    buffer: &[u8],
+    place: &Range<usize>,
+    lines: usize,
+    marks: &mut Marks,
+    (options, watched): (&Options, &mut Watched),
+) -> Verdict {
+    watched.frames += 1;
+    let frame = buffer.get(place.clone()).unwrap_or_default();
+    if lines != 1 || !frame.starts_with(b"data:") {
+        return read_lines(frame, options, watched);
+    }
+    let end = place.start + frame.trim_ascii_end().len();
+    let start = place.start + b"data:".len();
+    if start >= end {
+        return if options.sdk_safe { Verdict::Nothing } else { Verdict::Whole(PieceKind::Frames) };
+    }
+    Verdict::Whole(read_payload(buffer, &(start..end), marks, (options, watched)))
+}
+
+/// Reads a payload that isn't empty; white space at its start doesn't matter.
+fn read_payload(
+    buffer: &[u8],
+    place: &Range<usize>,
+    marks: &mut Marks,
+    (options, watched): (&Options, &mut Watched),
+) -> PieceKind {
+    let payload = buffer.get(place.clone()).unwrap_or_default();
+    if is_done(payload) {
+        watched.data_frames += 1;
+        watched.done = true;
+        return PieceKind::Done;
+    }
+    let text = marks.text(buffer, place);
+    let parsed = marks.worth_parsing(buffer, place).then(|| usage::read_answer(payload, options.max_tokens)).flatten();
+    let answer = parsed.unwrap_or_default();
+    if answer.error {
+        watched.failed = true;
+        return PieceKind::Error;
+    }
+    watched.data_frames += 1;
+    watched.content_frames += u64::from(text > 0);
+    watched.content_bytes += text;
+    watched.finished |= answer.finished;
+    watched.usage = answer.usage.or(watched.usage);
+    if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames }
+}
+
+/// Says whether a payload is the end of the stream.
+pub(super) fn is_done(payload: &[u8]) -> bool {
+    payload.trim_ascii() == b"[DONE]"
+}
+
+/// Reads a frame that is more than a single `data:` line.
+fn read_lines(frame: &[u8], options: &Options, watched: &mut Watched) -> Verdict {
+    let mut payload = Vec::new();
+    for data in lines(frame).filter_map(|line| line.field(b"data")) {
+        payload.extend_from_slice(data);
+        payload.push(b'\n');
+    }
+    let has_data = !payload.trim_ascii().is_empty();
+    let kind = if has_data {
+        read_payload(&payload, &(0..payload.len()), &mut Marks::new(), (options, watched))
+    } else {
+        PieceKind::Frames
+    };
+    let bearable = |line: &Line<'_>| {
+        let unsafe_field = line.field(b"id").or(line.field(b"retry")).is_some();
+        !options.sdk_safe || line.text.is_empty() || line.is_comment() || (has_data && !unsafe_field)
+    };
+    if lines(frame).all(|line| bearable(&line)) {
+        return Verdict::Whole(kind);
+    }
+    let kept: Vec<_> = lines(frame).filter(bearable).collect();
+    if kept.iter().all(|line| line.text.is_empty()) {
+        return Verdict::Nothing;
+    }
+    Verdict::Changed(kind, kept.iter().flat_map(|line| [line.text, line.end]).flatten().copied().collect())
+}
+
+/// A line, and what ended it.
+struct Line<'a> {
+    text: &'a [u8],
+    end: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// Returns the value, if that is the field's name: without its colon and one space after it.
+    fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
+        match self.text.strip_prefix(name)? {
+            [] => Some(b""),
+            [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+            _ => None,
+        }
+    }
+
+    fn is_comment(&self) -> bool {
+        self.text.starts_with(b":")
+    }
+}
+
+/// Iterates over lines, ended by LF, CRLF or CR.
+fn lines(mut rest: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    std::iter::from_fn(move || {
+        let len = memchr::memchr2(b'\n', b'\r', rest)?;
+        let (text, after) = rest.split_at_checked(len)?;
+        let end = if after.starts_with(b"\r\n") { 2 } else { 1 };
+        let (end, after) = after.split_at_checked(end)?;
+        rest = after;
+        Some(Line { text, end })
+    })
+}
