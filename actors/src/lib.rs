@@ -2,6 +2,7 @@
 //!
 //! | actor | owns | asks | told by | mailbox | scope |
 //! | --- | --- | --- | --- | --- | --- |
+//! | [`stats::Stats`] | sliding windows, alerts | vitals | everyone, through a queue of 8,192 | 16 | process, own thread |
 
 pub mod auth;
 pub mod domain;
