@@ -179,6 +179,13 @@ fn line_ends_and_fields_are_read_tolerantly() {
 }
 
 #[test]
+fn an_empty_line_of_one_cr_ends_a_frame_when_no_lf_follows() {
+    let stream = "data: 1\n\rdata: 2\r\n\rdata: 3\n\n";
+    let seen = whole(stream);
+    assert_eq!((seen.pieces, seen.watched.data_frames), (vec![frames(stream)], 3));
+}
+
+#[test]
 fn a_byte_order_mark_and_empty_lines_between_frames_are_left_out() {
     let seen = whole("\u{feff}data: 1\n\n\n\r\ndata: 2\r\r\ndata: \u{feff}\n\n\n");
     assert_eq!(seen.pieces, [frames("data: 1\n\ndata: 2\r\rdata: \u{feff}\n\n")]);
