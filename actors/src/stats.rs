@@ -6,7 +6,7 @@
 //! Observations don't go through the mailbox: each message to another thread wakes that thread, and the wake-up costs the
 //! process more than all the counting (FACTS: 0.13 µs to post in bursts, 1 µs and a context switch to an idle actor). They
 //! wait in the queue until the next tick, or until half of it is full and the actor is rung up; so they are counted up
-//! to [`TICK`] late, which slots of 5 s don't notice. A queue that is full refuses, and the report says how often.
+//! to half a second late, which slots of 5 s don't notice. A queue that is full refuses, and the report says how often.
 
 mod alert;
 mod histogram;

@@ -28,7 +28,7 @@ use std::{mem, ops::Range};
 use bytes::Bytes;
 use memchr::memchr2;
 
-use self::frame::{Marks, Verdict};
+use self::frame::{Marks, Reader, Verdict};
 use crate::domain::Usage;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -114,8 +114,7 @@ pub enum Rest {
 /// Reads one stream.
 #[derive(Debug)]
 pub struct Scanner {
-    options: Options,
-    watched: Watched,
+    reader: Reader,
     /// Where the search for the frame's end stands.
     edge: Edge,
     /// The unfinished frame, as far as earlier chunks had it. Empty between frames.
@@ -130,8 +129,8 @@ impl Scanner {
     /// Makes a scanner at the start of a stream.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let edge = Edge::default();
-        Self { options, watched: Watched::default(), edge, tail: Vec::new(), fresh: true, ended: false }
+        let (reader, edge) = (Reader::new(options), Edge::default());
+        Self { reader, edge, tail: Vec::new(), fresh: true, ended: false }
     }
 
     /// Reads a chunk. Run the iterator to its end; what is left when it is dropped is lost.
@@ -142,7 +141,7 @@ impl Scanner {
     /// Returns what the frames have said so far. While a chunk is scanned, frames count before their piece is out.
     #[must_use]
     pub fn watched(&self) -> &Watched {
-        &self.watched
+        &self.reader.watched
     }
 
     /// Returns how many bytes of an unfinished frame are held.
@@ -193,8 +192,8 @@ impl Scanner {
         lines: usize,
         marks: &mut Marks,
     ) -> Option<(PieceKind, Option<Bytes>)> {
-        let verdict = frame::read(buffer, place, lines, marks, (&self.options, &mut self.watched));
-        self.ended |= self.watched.done || self.watched.failed;
+        let verdict = self.reader.read(buffer, place, lines, marks);
+        self.ended |= self.reader.watched.done || self.reader.watched.failed;
         match verdict {
             Verdict::Whole(kind) => Some((kind, None)),
             Verdict::Changed(kind, bytes) => Some((kind, Some(bytes.into()))),
@@ -287,7 +286,7 @@ impl Pieces<'_> {
         let start = self.at;
         let end = scanner.edge.find(&self.chunk, start);
         self.at = end.unwrap_or(self.chunk.len());
-        if scanner.tail.len() + (self.at - start) > scanner.options.max_frame_bytes {
+        if scanner.tail.len() + (self.at - start) > scanner.reader.options.max_frame_bytes {
             return Err(FrameTooLong);
         }
         let part = self.chunk.get(start..self.at).unwrap_or_default();

@@ -74,20 +74,21 @@ impl Marks {
         }
     }
 
-    /// Returns how many bytes of text there are in the deltas.
-    fn text(&mut self, buffer: &[u8], payload: &Range<usize>) -> u64 {
-        let mut bytes = 0;
+    fn deltas(&mut self, buffer: &[u8], payload: &Range<usize>) -> Deltas {
+        let mut deltas = Deltas::default();
         let mut rest = payload.clone();
         while let Some(after) = self.delta.find(buffer, &rest) {
             rest.start = after;
-            let value = usage::next_is(buffer, after, b':').and_then(|value| buffer.get(value..rest.end));
-            if let Some(delta) = value.filter(|value| value.trim_ascii_start().starts_with(b"{")) {
-                let text = usage::text(delta);
-                bytes += text.bytes;
-                rest.start += text.object_len;
+            let value = usage::next_is(buffer, after, b':').and_then(|value| usage::next_is(buffer, value, b'{'));
+            if let Some(start) = value.map(|inside| inside - 1).filter(|start| *start < rest.end) {
+                let text = usage::text(buffer.get(start..rest.end).unwrap_or_default());
+                rest.start = start + text.object_len;
+                deltas.bytes += text.bytes;
+                deltas.only = (deltas.count == 0).then_some(start..rest.start);
+                deltas.count += 1;
             }
         }
-        bytes
+        deltas
     }
 
     fn worth_parsing(&mut self, buffer: &[u8], payload: &Range<usize>) -> bool {
@@ -96,6 +97,47 @@ impl Marks {
         let usage = self.usage.has_value(buffer, payload);
         let error = self.error.has_value(buffer, payload);
         finish_reason || usage || error
+    }
+}
+
+/// The deltas of a frame.
+#[derive(Debug, Default)]
+struct Deltas {
+    /// Bytes of text in all of them.
+    bytes: u64,
+    count: usize,
+    /// The place of the delta, if there is one only.
+    only: Option<Range<usize>>,
+}
+
+/// The last frame that had no news, without its delta. The frames of a stream differ in their deltas only, as a rule: one
+/// that is equal around its delta has no news either, and needs no search. 95 ns a frame
+/// of 158 bytes instead of 168.
+#[derive(Debug, Default)]
+struct Template {
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl Template {
+    /// Longer ones are not kept.
+    const MAX_BYTES: usize = 1024;
+
+    /// Returns the bytes of text in a frame that is equal around its delta.
+    fn text(&self, payload: &[u8]) -> Option<u64> {
+        let before = Some(self.before.as_slice()).filter(|before| !before.is_empty())?;
+        let delta = payload.strip_prefix(before).filter(|delta| delta.starts_with(b"{"))?;
+        let text = usage::text(delta);
+        (delta.get(text.object_len..)? == self.after.as_slice()).then_some(text.bytes)
+    }
+
+    fn learn(&mut self, before: &[u8], after: &[u8]) {
+        self.before.clear();
+        self.after.clear();
+        if before.len() + after.len() <= Self::MAX_BYTES {
+            self.before.extend_from_slice(before);
+            self.after.extend_from_slice(after);
+        }
     }
 }
 
@@ -110,85 +152,104 @@ pub(super) enum Verdict {
     Nothing,
 }
 
-/// Reads the frame that lies at `place` in `buffer`, and has `lines` lines beside the empty one that ends it.
-pub(super) fn read(
-    buffer: &[u8],
-    place: &Range<usize>,
-    lines: usize,
-    marks: &mut Marks,
-    (options, watched): (&Options, &mut Watched),
-) -> Verdict {
-    watched.frames += 1;
-    let frame = buffer.get(place.clone()).unwrap_or_default();
-    if lines != 1 || !frame.starts_with(b"data:") {
-        return read_lines(frame, options, watched);
-    }
-    let end = place.start + frame.trim_ascii_end().len();
-    let start = place.start + b"data:".len();
-    if start >= end {
-        return if options.sdk_safe { Verdict::Nothing } else { Verdict::Whole(PieceKind::Frames) };
-    }
-    Verdict::Whole(read_payload(buffer, &(start..end), marks, (options, watched)))
+/// Reads frames, one after the other.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) options: Options,
+    pub(super) watched: Watched,
+    template: Template,
 }
 
-/// Reads a payload that isn't empty; white space at its start doesn't matter.
-fn read_payload(
-    buffer: &[u8],
-    place: &Range<usize>,
-    marks: &mut Marks,
-    (options, watched): (&Options, &mut Watched),
-) -> PieceKind {
-    let payload = buffer.get(place.clone()).unwrap_or_default();
-    if is_done(payload) {
-        watched.data_frames += 1;
-        watched.done = true;
-        return PieceKind::Done;
+impl Reader {
+    pub(super) fn new(options: Options) -> Self {
+        Self { options, watched: Watched::default(), template: Template::default() }
     }
-    let text = marks.text(buffer, place);
-    let parsed = marks.worth_parsing(buffer, place).then(|| usage::read_answer(payload, options.max_tokens)).flatten();
-    let answer = parsed.unwrap_or_default();
-    if answer.error {
-        watched.failed = true;
-        return PieceKind::Error;
+
+    /// Reads the frame that lies at `place` in `buffer`, and has `lines` lines beside the empty one that ends it.
+    pub(super) fn read(&mut self, buffer: &[u8], place: &Range<usize>, lines: usize, marks: &mut Marks) -> Verdict {
+        self.watched.frames += 1;
+        let frame = buffer.get(place.clone()).unwrap_or_default();
+        if lines != 1 || !frame.starts_with(b"data:") {
+            return self.read_lines(frame);
+        }
+        let end = place.start + frame.trim_ascii_end().len();
+        let start = place.start + b"data:".len();
+        if start >= end {
+            return if self.options.sdk_safe { Verdict::Nothing } else { Verdict::Whole(PieceKind::Frames) };
+        }
+        Verdict::Whole(self.read_payload(buffer, &(start..end), marks))
     }
-    watched.data_frames += 1;
-    watched.content_frames += u64::from(text > 0);
-    watched.content_bytes += text;
-    watched.finished |= answer.finished;
-    watched.usage = answer.usage.or(watched.usage);
-    if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames }
+
+    /// Reads a payload that isn't empty; white space at its start doesn't matter.
+    fn read_payload(&mut self, buffer: &[u8], place: &Range<usize>, marks: &mut Marks) -> PieceKind {
+        let payload = buffer.get(place.clone()).unwrap_or_default();
+        if let Some(text) = self.template.text(payload) {
+            self.count(text);
+            return PieceKind::Frames;
+        }
+        if is_done(payload) {
+            self.watched.data_frames += 1;
+            self.watched.done = true;
+            return PieceKind::Done;
+        }
+        let deltas = marks.deltas(buffer, place);
+        if !marks.worth_parsing(buffer, place) {
+            if let Some(delta) = deltas.only {
+                let around = (buffer.get(place.start..delta.start), buffer.get(delta.end..place.end));
+                self.template.learn(around.0.unwrap_or_default(), around.1.unwrap_or_default());
+            }
+            self.count(deltas.bytes);
+            return PieceKind::Frames;
+        }
+        let answer = usage::read_answer(payload, self.options.max_tokens).unwrap_or_default();
+        if answer.error {
+            self.watched.failed = true;
+            return PieceKind::Error;
+        }
+        self.count(deltas.bytes);
+        self.watched.finished |= answer.finished;
+        self.watched.usage = answer.usage.or(self.watched.usage);
+        if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames }
+    }
+
+    fn count(&mut self, text: u64) {
+        self.watched.data_frames += 1;
+        self.watched.content_frames += u64::from(text > 0);
+        self.watched.content_bytes += text;
+    }
+
+    /// Reads a frame that is more than a single `data:` line.
+    fn read_lines(&mut self, frame: &[u8]) -> Verdict {
+        let mut payload = Vec::new();
+        for data in lines(frame).filter_map(|line| line.field(b"data")) {
+            payload.extend_from_slice(data);
+            payload.push(b'\n');
+        }
+        let has_data = !payload.trim_ascii().is_empty();
+        let kind = if has_data {
+            self.read_payload(&payload, &(0..payload.len()), &mut Marks::new())
+        } else {
+            PieceKind::Frames
+        };
+        let sdk_safe = self.options.sdk_safe;
+        let bearable = |line: &Line<'_>| {
+            let unsafe_field = line.field(b"id").or(line.field(b"retry")).is_some();
+            !sdk_safe || line.text.is_empty() || line.is_comment() || (has_data && !unsafe_field)
+        };
+        if lines(frame).all(|line| bearable(&line)) {
+            return Verdict::Whole(kind);
+        }
+        let kept: Vec<_> = lines(frame).filter(bearable).collect();
+        if kept.iter().all(|line| line.text.is_empty()) {
+            return Verdict::Nothing;
+        }
+        Verdict::Changed(kind, kept.iter().flat_map(|line| [line.text, line.end]).flatten().copied().collect())
+    }
 }
 
 /// Says whether a payload is the end of the stream.
 pub(super) fn is_done(payload: &[u8]) -> bool {
     payload.trim_ascii() == b"[DONE]"
-}
-
-/// Reads a frame that is more than a single `data:` line.
-fn read_lines(frame: &[u8], options: &Options, watched: &mut Watched) -> Verdict {
-    let mut payload = Vec::new();
-    for data in lines(frame).filter_map(|line| line.field(b"data")) {
-        payload.extend_from_slice(data);
-        payload.push(b'\n');
-    }
-    let has_data = !payload.trim_ascii().is_empty();
-    let kind = if has_data {
-        read_payload(&payload, &(0..payload.len()), &mut Marks::new(), (options, watched))
-    } else {
-        PieceKind::Frames
-    };
-    let bearable = |line: &Line<'_>| {
-        let unsafe_field = line.field(b"id").or(line.field(b"retry")).is_some();
-        !options.sdk_safe || line.text.is_empty() || line.is_comment() || (has_data && !unsafe_field)
-    };
-    if lines(frame).all(|line| bearable(&line)) {
-        return Verdict::Whole(kind);
-    }
-    let kept: Vec<_> = lines(frame).filter(bearable).collect();
-    if kept.iter().all(|line| line.text.is_empty()) {
-        return Verdict::Nothing;
-    }
-    Verdict::Changed(kind, kept.iter().flat_map(|line| [line.text, line.end]).flatten().copied().collect())
 }
 
 /// A line, and what ended it.

@@ -131,6 +131,29 @@ fn markers_inside_text_and_at_other_levels_mislead_nobody() {
 }
 
 #[test]
+fn frames_that_are_equal_around_their_deltas_are_read_alike() {
+    let frame = |delta: &str, rest: &str| format!("data: {{\"choices\":[{{\"delta\":{delta}{rest}}}]}}\n\n");
+    let plain = r#","finish_reason":null"#;
+    let stream = [
+        frame(r#"{"content":"a"}"#, plain),
+        frame(r#"{"content":"bc"}"#, plain),
+        frame(r#"{"content":null}"#, plain),
+        frame(r#"{"content":"\"},\"finish_reason\":null}]}"}"#, plain),
+        frame("null", plain),
+        frame(r#"{"content":"d"}"#, r#","finish_reason":"stop""#),
+        frame(r#"{"content":"e"}"#, r#"}],"usage":{"prompt_tokens":9,"completion_tokens":20},"x":[{"y":1"#),
+    ];
+    let seen = whole(&stream.concat());
+    assert_eq!(seen.pieces, [frames(&stream.concat())]);
+    let escaped = r#"\"},\"finish_reason\":null}]}"#.len() as u64;
+    assert_eq!((seen.watched.content_frames, seen.watched.content_bytes), (5, 1 + 2 + escaped + 1 + 1));
+    assert_eq!((seen.watched.finished, seen.watched.usage, seen.watched.data_frames), (true, Some(USAGE), 7));
+    // What `only` means: a second delta is counted, too.
+    let two = r#"{"choices":[{"delta":{"content":"a"}},{"delta":{"content":"bc"}}]}"#;
+    assert_eq!(whole(&format!("data: {two}\n\ndata: {two}\n\n")).watched.content_bytes, 6);
+}
+
+#[test]
 fn the_last_believable_usage_counts() {
     let usage =
         |prompt: i64| format!("data: {{\"usage\":{{\"prompt_tokens\":{prompt},\"completion_tokens\":20}}}}\n\n");
@@ -153,6 +176,13 @@ fn line_ends_and_fields_are_read_tolerantly() {
         assert_eq!(forwarded, stream);
         assert_eq!(seen.pieces.len(), 2);
     }
+}
+
+#[test]
+fn an_empty_line_of_one_cr_ends_a_frame_when_no_lf_follows() {
+    let stream = "data: 1\n\rdata: 2\r\n\rdata: 3\n\n";
+    let seen = whole(stream);
+    assert_eq!((seen.pieces, seen.watched.data_frames), (vec![frames(stream)], 3));
 }
 
 #[test]
@@ -222,6 +252,7 @@ fn frames_that_lie_in_one_chunk_are_slices_of_it() {
 
 fn streams() -> impl Strategy<Value = Vec<u8>> {
     let frame = prop_oneof![
+        "data: \\{\"choices\":\\[\\{\"delta\":\\{\"content\":\"[a\\\\{]{0,3}\"\\}(,\"finish_reason\":(null|\"stop\"))?\\}\\]\\}\n\n",
         Just(OPENAI.to_owned()),
         Just(OPENAI_USAGE.to_owned()),
         Just(": comment\n\n".to_owned()),
