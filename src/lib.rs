@@ -1,1 +1,4 @@
 //! x
+
+pub mod io;
+pub mod store;

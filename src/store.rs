@@ -1,0 +1,323 @@
+//! The store: users, keys, the catalog and the books, in PostgreSQL or SQLite, whichever the URL says.
+//!
+//! [`Store`] implements the engine's ports ([`Directory`], [`CatalogSource`], [`LedgerStore`]) and the administration
+//! that the command line needs. Both databases run the same statements through diesel-async; where their SQL has to
+//! differ (`sql/`, `migrations/`), it differs in text only.
+//!
+//! Invariants:
+//! - Connections are opened and driven on an [`IoThread`](crate::io::IoThread). Every call runs there to its end,
+//!   whoever called it and whether or not they still wait.
+//! - Every write is one transaction. All but the ledger's and the noting of keys' last use begin by taking the next
+//!   change number (`changes`), so they follow one another and can't deadlock; the ledger locks its rows in the order
+//!   of their keys.
+//! - No error and no `Debug` output holds a password.
+//!
+//! Limits: `pool_max` connections, `connect_timeout` for one to come free, `statement_timeout` for a call.
+
+mod catalog;
+mod changes;
+mod directory;
+mod fault;
+mod keys;
+mod ledger;
+mod link;
+mod migrate;
+mod models;
+mod plans;
+mod pool;
+mod postgres;
+mod schema;
+mod sql;
+mod sqlite;
+mod tls;
+mod url;
+mod usage;
+mod users;
+mod verify;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actors::ports::StoreError;
+#[cfg(doc)]
+use actors::ports::{CatalogSource, Directory, LedgerStore};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::{
+    fault::Fault,
+    link::{Link, Scope},
+    pool::{AsyncWork, Opener, Pool, Sizes},
+    url::Address,
+};
+use crate::io::IoHandle;
+
+pub use self::{
+    keys::{KeyRow, NewKey},
+    models::{ModelSpec, Origin},
+    plans::PlanLine,
+    pool::PoolState,
+    sqlite::InstanceLock,
+    usage::{ClassUsage, UserUsage},
+    users::{NewUser, UserRow},
+    verify::{Drift, Verification},
+};
+
+/// The most connections that read a SQLite file at once, beside the one that writes.
+const SQLITE_READERS: u32 = 4;
+
+/// Where the store is and how it is connected to: `[store]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `postgres://…`, `postgresql://…` or `sqlite://PATH`.
+    pub url: SecretString,
+    /// A copy to read usage listings and reports from.
+    pub replica_url: Option<SecretString>,
+    /// The most connections to PostgreSQL; `?pool_max=` in the URL wins.
+    pub pool_max: u32,
+    /// Idle connections to PostgreSQL are closed after this.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// The longest wait for a connection.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// The longest that one call may take.
+    #[serde(with = "humantime_serde")]
+    pub statement_timeout: Duration,
+}
+
+impl Config {
+    /// Checks everything that can be checked without connecting.
+    ///
+    /// # Errors
+    /// A sentence that names the key and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        url::parse(self.url.expose_secret()).map_err(|why| format!("store.url: {why}"))?;
+        if let Some(replica) = &self.replica_url {
+            url::parse(replica.expose_secret()).map_err(|why| format!("store.replica_url: {why}"))?;
+        }
+        if !(1..=1000).contains(&self.pool_max) {
+            return Err(format!("store.pool_max is a number from 1 to 1000, not {}", self.pool_max));
+        }
+        for (key, value) in [
+            ("idle_timeout", self.idle_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("statement_timeout", self.statement_timeout),
+        ] {
+            if value < Duration::from_millis(100) {
+                return Err(format!("store.{key} is at least 100ms, not {value:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Told of every call: its name, how long it took, and whether the database did its part.
+pub type Observer = Box<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
+
+/// The database, behind its URL. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    io: IoHandle,
+    /// PostgreSQL's one pool; SQLite's only writer.
+    write: Pool,
+    /// PostgreSQL's one pool; SQLite's readers.
+    read: Pool,
+    /// The replica, where there is one.
+    report: Pool,
+    opener: Opener,
+    observer: OnceLock<Observer>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("pool", &self.pool_state()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a first connection, which shows that the database is there. Nothing is migrated.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] for a configuration that [`Config::check`] refuses, [`StoreError::Unavailable`] within
+    /// `connect_timeout` if the database can't be reached.
+    pub async fn connect(config: &Config, io: &IoHandle) -> Result<Self, StoreError> {
+        config.check().map_err(StoreError::Refused)?;
+        let config = config.clone();
+        let opening = io.clone();
+        let inner = io.run(async move { open(&config, opening) }).await.map_err(|gone| no_answer(&gone))?;
+        let store = Self(Arc::new(inner.map_err(StoreError::Refused)?));
+        store.ping().await?;
+        Ok(store)
+    }
+
+    /// Has `observer` told of every call from now on. The first one stays.
+    pub fn observe(&self, observer: Observer) {
+        if self.0.observer.set(observer).is_err() {
+            tracing::warn!("the store has an observer already");
+        }
+    }
+
+    /// Keeps a second server away from a SQLite file for as long as the lock lives; commands don't take it. Several
+    /// instances may share a PostgreSQL, so there it does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: another server has it.
+    pub fn claim_single_instance(&self) -> Result<InstanceLock, StoreError> {
+        match &self.0.opener {
+            Opener::Postgres(_) => Ok(InstanceLock::SHARED),
+            Opener::Sqlite(target) => InstanceLock::take(&target.path),
+        }
+    }
+
+    /// Asks the database for an answer.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.read("ping", async |link| Ok(link.execute(sql::sql!("SELECT 1")).await?)).await?;
+        Ok(())
+    }
+
+    /// Returns the id that the store was given at its first migration. Journals belong to it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn identity(&self) -> Result<Uuid, StoreError> {
+        use diesel::QueryDsl;
+        let id: String = self
+            .read("identity", async |link| {
+                Ok(link.get(schema::store_identity::table.select(schema::store_identity::id)).await?)
+            })
+            .await?;
+        id.parse().map_err(|_unreadable| StoreError::Refused("the store's identity is no UUID".into()))
+    }
+
+    /// Returns how many connections to the primary are open, idle and allowed.
+    #[must_use]
+    pub fn pool_state(&self) -> PoolState {
+        match &self.0.opener {
+            Opener::Postgres(_) => self.0.write.state(),
+            Opener::Sqlite(_) => {
+                let (write, read) = (self.0.write.state(), self.0.read.state());
+                PoolState {
+                    connections: write.connections + read.connections,
+                    idle: write.idle + read.idle,
+                    max: write.max + read.max,
+                }
+            }
+        }
+    }
+
+    /// Runs one statement that reads.
+    async fn read<T, F>(&self, op: &'static str, work: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        for<'l> F: AsyncFnOnce(&'l mut Link) -> Result<T, Fault>
+            + AsyncWork<&'l mut Link, Result<T, Fault>, Fut: Send>
+            + Send
+            + 'static,
+    {
+        self.call(op, &self.0.read, Scope::Statement, None, work).await
+    }
+
+    /// Runs several statements that read one and the same state.
+    async fn snapshot<T, F>(&self, op: &'static str, pool: &Pool, limit: Option<Duration>, work: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        for<'l> F: AsyncFnOnce(&'l mut Link) -> Result<T, Fault>
+            + AsyncWork<&'l mut Link, Result<T, Fault>, Fut: Send>
+            + Send
+            + 'static,
+    {
+        self.call(op, pool, Scope::Snapshot, limit, work).await
+    }
+
+    /// Runs statements that write, all or nothing.
+    async fn write<T, F>(&self, op: &'static str, work: F) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        for<'l> F: AsyncFnOnce(&'l mut Link) -> Result<T, Fault>
+            + AsyncWork<&'l mut Link, Result<T, Fault>, Fut: Send>
+            + Send
+            + 'static,
+    {
+        self.call(op, &self.0.write, Scope::Write, None, work).await
+    }
+
+    async fn call<T, F>(
+        &self,
+        op: &'static str,
+        pool: &Pool,
+        scope: Scope,
+        limit: Option<Duration>,
+        work: F,
+    ) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        for<'l> F: AsyncFnOnce(&'l mut Link) -> Result<T, Fault>
+            + AsyncWork<&'l mut Link, Result<T, Fault>, Fut: Send>
+            + Send
+            + 'static,
+    {
+        let (pool, inner) = (pool.clone(), self.0.clone());
+        let call = async move {
+            let started = Instant::now();
+            let result = pool.run(scope, limit, work).await;
+            if let Some(observer) = inner.observer.get() {
+                observer(op, started.elapsed(), !result.as_ref().is_err_and(Fault::is_outage));
+            }
+            result
+        };
+        self.0.io.run(call).await.map_err(|gone| Fault::Unavailable(gone.to_string()))?
+    }
+}
+
+fn no_answer(gone: &crate::io::NoAnswer) -> StoreError {
+    StoreError::Unavailable(gone.to_string())
+}
+
+/// Makes the pools, on the runtime that will drive them.
+fn open(config: &Config, io: IoHandle) -> Result<Inner, String> {
+    let (opener, write) = open_pool(&config.url, config, true)?;
+    let read = match &opener {
+        Opener::Postgres(_) => write.clone(),
+        Opener::Sqlite(_) => open_pool(&config.url, config, false)?.1,
+    };
+    let report = match &config.replica_url {
+        None => read.clone(),
+        Some(replica) => open_pool(replica, config, false)?.1,
+    };
+    Ok(Inner { io, write, read, report, opener, observer: OnceLock::new() })
+}
+
+fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), String> {
+    let parsed = url::parse(url.expose_secret())?;
+    let sizes = Sizes {
+        max: parsed.pool_max.unwrap_or(config.pool_max),
+        idle_timeout: Some(config.idle_timeout),
+        connect_timeout: config.connect_timeout,
+        call_timeout: config.statement_timeout + Duration::from_secs(1),
+    };
+    let (opener, sizes) = match parsed.address {
+        Address::Postgres(address) => {
+            let target = postgres::Target::new(*address, config.connect_timeout, config.statement_timeout)?;
+            (Opener::Postgres(Arc::new(target)), sizes)
+        }
+        Address::Sqlite(target) => {
+            target.make_folder()?;
+            // An open file costs nothing; closing the last connection would fold the write-ahead log each time.
+            let max = if writes { 1 } else { SQLITE_READERS };
+            (Opener::Sqlite(Arc::new(target)), Sizes { max, idle_timeout: None, ..sizes })
+        }
+    };
+    Ok((opener.clone(), Pool::new(opener, sizes)))
+}

@@ -1,0 +1,122 @@
+//! The log of changes that all instances poll: what somebody changed reaches everybody within a second.
+//!
+//! A change's number is taken first thing in its transaction, from one row that stays locked until the commit. So the
+//! next number is given out only when the one before can be seen, and a poller that asks «after `n`» never misses one.
+//! Changes are kept for a day: an instance that was cut off from the store for longer has to be restarted.
+
+use actors::{
+    domain::{Timestamp, TokenHash, UserId},
+    ports::{Change, Changes},
+};
+use diesel::{ExpressionMethods, QueryDsl, sql_types::BigInt};
+
+use super::{
+    fault::Fault,
+    link::{Link, Number},
+    schema::{change_counter, changes},
+    sql::sql,
+};
+
+/// The most changes that one poll returns.
+const POLLED: i64 = 10_000;
+/// Changes younger than this are recent: twice as long as any cache keeps a caller.
+const RECENT_MICROS: i64 = 20 * 60 * 1_000_000;
+/// Changes older than this are dropped …
+const KEPT_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// … by whoever makes the next one, of the oldest so many.
+const PRUNED: i64 = 100;
+
+const USER: i16 = 0;
+const KEY: i16 = 1;
+const TOKEN: i16 = 2;
+const CATALOG: i16 = 3;
+
+/// Notes a change, first thing in the transaction that makes it, and returns its number.
+pub(super) async fn note(link: &mut Link, change: &Change) -> Result<i64, Fault> {
+    let next = sql!("UPDATE change_counter SET seq = seq + 1 RETURNING seq AS value");
+    let Number { value: seq } = link.get(next).await?;
+    let (kind, subject, until) = match change {
+        Change::User(user) => (USER, user.as_str().to_owned(), None),
+        Change::Key(key) => (KEY, key.to_hex(), None),
+        Change::Token(token, end) => (TOKEN, token.to_hex(), Some(end.0)),
+        Change::Catalog => (CATALOG, String::new(), None),
+    };
+    let now = link.now().await?;
+    link.execute(diesel::insert_into(changes::table).values((
+        changes::seq.eq(seq),
+        changes::kind.eq(kind),
+        changes::subject.eq(subject),
+        changes::until.eq(until),
+        changes::at.eq(now),
+    )))
+    .await?;
+    let prune = "DELETE FROM changes WHERE at < $1 AND seq IN (SELECT seq FROM changes ORDER BY seq LIMIT $2)";
+    link.execute(sql!(prune, BigInt = now - KEPT_MICROS, BigInt = PRUNED)).await?;
+    Ok(seq)
+}
+
+/// Returns the changes after a number, oldest first.
+pub(super) async fn after(link: &mut Link, after: i64) -> Result<Changes, Fault> {
+    let rows = link.load(changes::table.filter(changes::seq.gt(after)).order(changes::seq).limit(POLLED)).await?;
+    read(rows, after)
+}
+
+/// Returns the recent changes, and where to go on. Two statements: belongs in a snapshot.
+pub(super) async fn recent(link: &mut Link) -> Result<Changes, Fault> {
+    let last: i64 = link.get(change_counter::table.select(change_counter::seq)).await?;
+    let since = link.now().await? - RECENT_MICROS;
+    let rows: Vec<Row> =
+        link.load(changes::table.filter(changes::at.gt(since)).order(changes::seq).limit(POLLED)).await?;
+    // Where there are more than one poll returns, the next one goes on behind the last of these.
+    let whole = i64::try_from(rows.len()).is_ok_and(|found| found < POLLED);
+    let changes = read(rows, last)?;
+    Ok(if whole { Changes { last, ..changes } } else { changes })
+}
+
+type Row = (i64, i16, String, Option<i64>, i64);
+
+fn read(rows: Vec<Row>, asked: i64) -> Result<Changes, Fault> {
+    let items = rows
+        .into_iter()
+        .map(|(seq, kind, subject, until, _at)| {
+            let change = parse(kind, &subject, until);
+            change.map(|change| (seq, change)).ok_or_else(|| Fault::Refused(format!("change {seq} makes no sense")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Changes { last: items.last().map_or(asked, |(seq, _)| *seq), items })
+}
+
+fn parse(kind: i16, subject: &str, until: Option<i64>) -> Option<Change> {
+    Some(match kind {
+        USER => Change::User(subject.parse::<UserId>().ok()?),
+        KEY => Change::Key(hash(subject)?),
+        TOKEN => Change::Token(hash(subject)?, Timestamp(until?)),
+        CATALOG => Change::Catalog,
+        _ => return None,
+    })
+}
+
+fn hash(hex: &str) -> Option<TokenHash> {
+    let mut bytes = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(TokenHash(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_survives_its_hexadecimal_form() {
+        let token = TokenHash::of("secret");
+        assert_eq!(hash(&token.to_hex()), Some(token));
+        for bad in ["", "00", &"g".repeat(64), &"é".repeat(32)] {
+            assert_eq!(hash(bad), None);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a call failed, while it is still inside the store.
+
+use actors::ports::{ApplyError, StoreError};
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+use uuid::Uuid;
+
+/// What goes wrong inside a transaction; all of them roll it back.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The database said so.
+    Query(QueryError),
+    /// No connection, or no answer in time.
+    Unavailable(String),
+    /// We say so: what was asked for makes no sense.
+    Refused(String),
+    /// Nothing is left to be done, so nothing shall be written: somebody else was first.
+    Superfluous,
+    /// A journal's cursor isn't where a batch starts.
+    CursorElsewhere {
+        /// The journal.
+        journal: Uuid,
+        /// Where it is.
+        found: u64,
+    },
+}
+
+impl Fault {
+    /// Says whether the database failed, as against having been asked for something that can't be.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Query(error) => !matches!(error, QueryError::NotFound),
+            Self::Unavailable(_) => true,
+            Self::Refused(_) | Self::Superfluous | Self::CursorElsewhere { .. } => false,
+        }
+    }
+}
+
+impl From<QueryError> for Fault {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Query(error) => of_query(&error),
+            Fault::Unavailable(why) => Self::Unavailable(why),
+            Fault::Refused(why) => Self::Refused(why),
+            Fault::Superfluous => Self::Refused("nothing is left to be done".into()),
+            Fault::CursorElsewhere { journal, found } => {
+                Self::Refused(ApplyError::CursorElsewhere { journal, found }.to_string())
+            }
+        }
+    }
+}
+
+impl From<Fault> for ApplyError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::CursorElsewhere { journal, found } => Self::CursorElsewhere { journal, found },
+            other => Self::Store(other.into()),
+        }
+    }
+}
+
+/// What servers say when it isn't the statement's fault. diesel drops the SQLSTATE, so only the words are left; where
+/// they are in another language the error counts as a refusal, and whoever retries does so all the same.
+const PASSING: [&str; 10] = [
+    "terminating connection",
+    "canceling statement",
+    "the database system is",
+    "too many clients",
+    "remaining connection slots",
+    "deadlock detected",
+    "could not serialize",
+    "database is locked",
+    "disk",
+    "No space left",
+];
+
+fn of_query(error: &QueryError) -> StoreError {
+    let text = error.to_string();
+    let passing = match error {
+        QueryError::DatabaseError(
+            DatabaseErrorKind::UnableToSendCommand
+            | DatabaseErrorKind::ClosedConnection
+            | DatabaseErrorKind::SerializationFailure
+            | DatabaseErrorKind::ReadOnlyTransaction,
+            _,
+        )
+        | QueryError::BrokenTransactionManager => true,
+        QueryError::DatabaseError(DatabaseErrorKind::Unknown, _) => PASSING.iter().any(|words| text.contains(words)),
+        _ => false,
+    };
+    if passing { StoreError::Unavailable(text) } else { StoreError::Refused(text) }
+}

@@ -1,0 +1,93 @@
+//! The books' statements for PostgreSQL: rows go in as arrays, one for each column.
+
+use std::collections::BTreeMap;
+
+use actors::domain::{Amounts, Posting};
+use diesel::{
+    QueryResult,
+    sql_types::{Array, BigInt, Bool, Integer, SmallInt, Text},
+};
+use diesel_async::RunQueryDsl;
+
+use super::{AmountsRow, AppliedRow, MovedRow, TotalKey};
+use crate::store::{link::Postgres, sql::sql};
+
+pub(super) async fn move_cursors(link: &mut Postgres, moves: &[(String, i64, i64)]) -> QueryResult<Vec<MovedRow>> {
+    let journals: Vec<&str> = moves.iter().map(|(journal, ..)| journal.as_str()).collect();
+    let (from, to): (Vec<i64>, Vec<i64>) = moves.iter().map(|(_, from, to)| (from, to)).unzip();
+    let text = include_str!("../sql/postgres/move_cursors.sql");
+    sql!(text, Array<Text> = journals, Array<BigInt> = from, Array<BigInt> = to).load(link).await
+}
+
+pub(super) async fn add_postings(link: &mut Postgres, postings: &[Posting]) -> QueryResult<usize> {
+    let ids: Vec<String> = postings.iter().map(|posting| posting.id.to_string()).collect();
+    let classes: Vec<i32> = postings.iter().map(|posting| posting.class.0).collect();
+    let outcomes: Vec<i16> = postings.iter().map(|posting| posting.outcome.code()).collect();
+    let estimated: Vec<bool> = postings.iter().map(|posting| posting.estimated).collect();
+    let column = |figure: fn(&Posting) -> i64| postings.iter().map(figure).collect::<Vec<i64>>();
+    sql!(
+        include_str!("../sql/postgres/add_postings.sql"),
+        Array<Text> = ids,
+        Array<BigInt> = column(|posting| posting.user.0),
+        Array<Integer> = classes,
+        Array<BigInt> = column(|posting| posting.model.0),
+        Array<BigInt> = column(|posting| posting.opened_at.0),
+        Array<BigInt> = column(|posting| posting.settled_at.0),
+        Array<SmallInt> = outcomes,
+        Array<Bool> = estimated,
+        Array<BigInt> = column(|posting| posting.amounts.requests),
+        Array<BigInt> = column(|posting| posting.amounts.prompt_tokens),
+        Array<BigInt> = column(|posting| posting.amounts.completion_tokens),
+        Array<BigInt> = column(|posting| posting.amounts.cost.0),
+    )
+    .execute(link)
+    .await
+}
+
+pub(super) async fn add_totals(link: &mut Postgres, totals: &BTreeMap<TotalKey, Amounts>) -> QueryResult<usize> {
+    let (users, classes, kinds, starts) = columns(totals.keys());
+    let column = |figure: fn(&Amounts) -> i64| totals.values().map(figure).collect::<Vec<i64>>();
+    sql!(
+        include_str!("../sql/postgres/add_totals.sql"),
+        Array<BigInt> = users,
+        Array<Integer> = classes,
+        Array<SmallInt> = kinds,
+        Array<BigInt> = starts,
+        Array<BigInt> = column(|amounts| amounts.requests),
+        Array<BigInt> = column(|amounts| amounts.prompt_tokens),
+        Array<BigInt> = column(|amounts| amounts.completion_tokens),
+        Array<BigInt> = column(|amounts| amounts.cost.0),
+    )
+    .execute(link)
+    .await
+}
+
+pub(super) async fn cursors(link: &mut Postgres, journals: &[String]) -> QueryResult<Vec<AppliedRow>> {
+    sql!(include_str!("../sql/postgres/cursors.sql"), Array<Text> = journals).load(link).await
+}
+
+pub(super) async fn totals(link: &mut Postgres, keys: &[TotalKey]) -> QueryResult<Vec<AmountsRow>> {
+    let (users, classes, kinds, starts) = columns(keys.iter());
+    sql!(
+        include_str!("../sql/postgres/totals.sql"),
+        Array<BigInt> = users,
+        Array<Integer> = classes,
+        Array<SmallInt> = kinds,
+        Array<BigInt> = starts,
+    )
+    .load(link)
+    .await
+}
+
+type KeyColumns = (Vec<i64>, Vec<i32>, Vec<i16>, Vec<i64>);
+
+fn columns<'a>(keys: impl Iterator<Item = &'a TotalKey>) -> KeyColumns {
+    let mut columns = KeyColumns::default();
+    for (user, class, kind, start) in keys.copied() {
+        columns.0.push(user);
+        columns.1.push(class);
+        columns.2.push(kind);
+        columns.3.push(start);
+    }
+    columns
+}

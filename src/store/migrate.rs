@@ -1,0 +1,124 @@
+//! The schema: migrations that the binary carries, run before anything else.
+
+use std::time::Duration;
+
+use actors::ports::StoreError;
+use diesel::{
+    Connection, RunQueryDsl, SqliteConnection, migration::MigrationSource, result::Error as QueryError, sql_query,
+};
+use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{
+    Store,
+    link::Postgres,
+    pool::Opener,
+    postgres,
+    sqlite::{self, Target},
+};
+
+const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
+const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
+
+/// The longest that a migration may take, waiting for another instance's included.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// The key of the advisory lock on PostgreSQL: the ASCII codes of `hasNotEn`.
+const LOCK: i64 = 0x6861_734e_6f74_456e;
+
+impl Store {
+    /// Brings the schema up to date and returns the names of the migrations that this took. All of them are one
+    /// transaction, and of two instances that start at once the second waits for the first.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`]: the schema is newer than this binary, or a migration failed and nothing was changed.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let opener = self.0.opener.clone();
+        let migrate = async move {
+            let work = async {
+                match opener {
+                    Opener::Postgres(target) => migrate_postgres(&target).await,
+                    Opener::Sqlite(target) => migrate_sqlite(&target).await,
+                }
+            };
+            let too_long = || StoreError::Unavailable(format!("not migrated within {LONGEST:?}"));
+            timeout(LONGEST, work).await.unwrap_or_else(|_elapsed| Err(too_long()))
+        };
+        self.0.io.run(migrate).await.unwrap_or_else(|gone| Err(super::no_answer(&gone)))
+    }
+}
+
+/// On a connection and a thread of its own: the migration harness blocks.
+async fn migrate_postgres(target: &postgres::Target) -> Result<Vec<String>, StoreError> {
+    let link = target.connect().await.map_err(StoreError::Unavailable)?;
+    let migrate = move || {
+        let mut link = AsyncConnectionWrapper::<Postgres>::from(link);
+        link.transaction(|link| {
+            sql_query("SET LOCAL statement_timeout = 0").execute(link)?;
+            sql_query("SET LOCAL idle_in_transaction_session_timeout = 0").execute(link)?;
+            sql_query(format!("SELECT pg_advisory_xact_lock({LOCK})")).execute(link)?;
+            run(link, POSTGRES)
+        })
+    };
+    finish(spawn_blocking(migrate).await)
+}
+
+async fn migrate_sqlite(target: &Target) -> Result<Vec<String>, StoreError> {
+    let path = target.path.clone();
+    let migrate = move || {
+        let mut link = sqlite::open(&path).map_err(Trouble::Unavailable)?;
+        link.immediate_transaction(|link: &mut SqliteConnection| run(link, SQLITE))
+    };
+    finish(spawn_blocking(migrate).await)
+}
+
+/// Runs what is pending, within a transaction that nobody else is in.
+fn run<C, S>(link: &mut C, source: S) -> Result<Vec<String>, Trouble>
+where
+    C: Connection + MigrationHarness<C::Backend>,
+    S: MigrationSource<C::Backend>,
+{
+    let known = source.migrations().map_err(Trouble::of)?;
+    let applied = link.applied_migrations().map_err(Trouble::of)?;
+    if let Some(newer) = applied.iter().find(|version| !known.iter().any(|known| known.name().version() == **version)) {
+        return Err(Trouble::Refused(format!(
+            "the database has the migration {newer}, which this version doesn't know: a newer one has been here"
+        )));
+    }
+    let mut pending: Vec<_> = known.iter().filter(|migration| !applied.contains(&migration.name().version())).collect();
+    pending.sort_by(|a, b| a.name().version().cmp(&b.name().version()));
+    let mut names = Vec::new();
+    for migration in pending {
+        link.run_migration(migration).map_err(Trouble::of)?;
+        names.push(migration.name().to_string());
+    }
+    Ok(names)
+}
+
+enum Trouble {
+    Query(QueryError),
+    Unavailable(String),
+    Refused(String),
+}
+
+impl Trouble {
+    fn of(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
+        Self::Refused(format!("the schema can't be brought up to date: {error}"))
+    }
+}
+
+impl From<QueryError> for Trouble {
+    fn from(error: QueryError) -> Self {
+        Self::Query(error)
+    }
+}
+
+fn finish(done: Result<Result<Vec<String>, Trouble>, tokio::task::JoinError>) -> Result<Vec<String>, StoreError> {
+    match done {
+        Ok(Ok(names)) => Ok(names),
+        Ok(Err(Trouble::Query(error))) => Err(super::Fault::Query(error).into()),
+        Ok(Err(Trouble::Unavailable(why))) => Err(StoreError::Unavailable(why)),
+        Ok(Err(Trouble::Refused(why))) => Err(StoreError::Refused(why)),
+        Err(_panic) => Err(StoreError::Unavailable("the migration panicked".into())),
+    }
+}

@@ -1,0 +1,139 @@
+//! Plans, their lines, and the classes that these are about.
+
+use actors::{
+    domain::{Class, ClassId, Limits, PlanId, WindowKind},
+    ports::{Change, StoreError},
+};
+use diesel::{ExpressionMethods, QueryDsl};
+
+use super::{
+    Store, changes,
+    fault::Fault,
+    link::Link,
+    schema::{classes, plan_limits, plans},
+};
+
+/// What an operator says that a plan allows for a class. No limit at all: unlimited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanLine {
+    /// The plan; made if there is none of that name.
+    pub plan: String,
+    /// The class; made if there is none of that name.
+    pub class: String,
+    /// How often the limits reset.
+    pub window: WindowKind,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Store {
+    /// Sets what a plan allows for a class, in place of what it allowed before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_plan_line(&self, line: PlanLine) -> Result<(), StoreError> {
+        let set = async move |link: &mut Link| {
+            changes::note(link, &Change::Catalog).await?;
+            let plan = ensure(link, &line.plan).await?;
+            let class = ensure_class(link, &line.class).await?;
+            let limits = (
+                plan_limits::window_kind.eq(window_code(line.window)),
+                plan_limits::requests.eq(line.limits.requests),
+                plan_limits::tokens.eq(line.limits.tokens),
+                plan_limits::cost_nanodollars.eq(line.limits.cost.map(|cost| cost.0)),
+            );
+            link.execute(
+                diesel::insert_into(plan_limits::table)
+                    .values((plan_limits::plan_id.eq(plan.0), plan_limits::class_id.eq(class.id.0), limits))
+                    .on_conflict((plan_limits::plan_id, plan_limits::class_id))
+                    .do_update()
+                    .set(limits),
+            )
+            .await?;
+            Ok(())
+        };
+        Ok(self.write("plan.set", set).await?)
+    }
+
+    /// Sets how fast a plan's users may go on each instance; `None` is as fast as they like. The plan is made if there
+    /// is none of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_plan_rates(
+        &self,
+        plan: &str,
+        requests_per_minute: Option<u32>,
+        concurrent_streams: Option<u32>,
+    ) -> Result<(), StoreError> {
+        let plan = plan.to_owned();
+        let set = async move |link: &mut Link| {
+            changes::note(link, &Change::Catalog).await?;
+            let plan = ensure(link, &plan).await?;
+            let rates = (
+                plans::requests_per_minute.eq(requests_per_minute.map(i64::from)),
+                plans::concurrent_streams.eq(concurrent_streams.map(i64::from)),
+            );
+            link.execute(diesel::update(plans::table.filter(plans::id.eq(plan.0))).set(rates)).await?;
+            Ok(())
+        };
+        Ok(self.write("plan.rates", set).await?)
+    }
+}
+
+/// Finds a plan.
+pub(super) async fn find(link: &mut Link, name: &str) -> Result<Option<PlanId>, Fault> {
+    let name = name.to_owned();
+    Ok(link.find(plans::table.filter(plans::name.eq(name)).select(plans::id)).await?.map(PlanId))
+}
+
+/// Finds a plan that somebody named.
+pub(super) async fn named(link: &mut Link, name: &str) -> Result<PlanId, Fault> {
+    find(link, name).await?.ok_or_else(|| Fault::Refused(format!("there is no plan `{name}`")))
+}
+
+/// Finds a plan or makes it.
+async fn ensure(link: &mut Link, name: &str) -> Result<PlanId, Fault> {
+    if let Some(plan) = find(link, name).await? {
+        return Ok(plan);
+    }
+    check_name(name)?;
+    link.execute(diesel::insert_into(plans::table).values(plans::name.eq(name))).await?;
+    named(link, name).await
+}
+
+/// Finds a class or makes it.
+pub(super) async fn ensure_class(link: &mut Link, name: &str) -> Result<Class, Fault> {
+    let find = || classes::table.filter(classes::name.eq(name.to_owned())).select(classes::id);
+    let id = match link.find(find()).await? {
+        Some(id) => id,
+        None => {
+            check_name(name)?;
+            link.execute(diesel::insert_into(classes::table).values(classes::name.eq(name))).await?;
+            link.get(find()).await?
+        }
+    };
+    Ok(Class { id: ClassId(id), name: name.into() })
+}
+
+/// Plans and classes are named like users and models are.
+fn check_name(name: &str) -> Result<(), Fault> {
+    match name.parse::<actors::domain::ModelId>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Fault::Refused(error.to_string())),
+    }
+}
+
+/// Returns the code of a kind of window, as the tables have it.
+pub(super) fn window_code(kind: WindowKind) -> i16 {
+    match kind {
+        WindowKind::Day => 0,
+        WindowKind::Month => 1,
+    }
+}
+
+/// Returns the kind of window of a code.
+pub(super) fn window_kind(code: i16) -> Result<WindowKind, Fault> {
+    let kind = WindowKind::ALL.into_iter().find(|kind| window_code(*kind) == code);
+    kind.ok_or_else(|| Fault::Refused(format!("{code} is no kind of window")))
+}

@@ -1,0 +1,4 @@
+SELECT coalesce(j.applied, 0) AS applied
+FROM unnest($1::uuid[]) WITH ORDINALITY AS asked (id, place)
+LEFT JOIN journals j ON j.id = asked.id
+ORDER BY asked.place
