@@ -95,7 +95,7 @@ impl Store {
         let user = user.clone();
         let list = async move |link: &mut Link| {
             let user = user_key(link, &user).await?;
-            let rows: Vec<(String, i64, Option<i64>, Option<i64>, Option<i64>)> = link
+            let rows: Vec<Stored> = link
                 .load(
                     api_keys::table
                         .filter(api_keys::user_id.eq(user))
@@ -109,14 +109,13 @@ impl Store {
                         )),
                 )
                 .await?;
-            let row =
-                |(id, created_at, expires_at, last_used_at, revoked_at): (String, i64, Option<i64>, _, _)| KeyRow {
-                    id,
-                    created_at: Timestamp(created_at),
-                    expires_at: expires_at.map(Timestamp),
-                    last_used_at: Option::map(last_used_at, Timestamp),
-                    revoked_at: Option::map(revoked_at, Timestamp),
-                };
+            let row = |(id, created_at, expires_at, last_used_at, revoked_at): Stored| KeyRow {
+                id,
+                created_at: Timestamp(created_at),
+                expires_at: expires_at.map(Timestamp),
+                last_used_at: last_used_at.map(Timestamp),
+                revoked_at: revoked_at.map(Timestamp),
+            };
             Ok(rows.into_iter().map(row).collect())
         };
         Ok(self.snapshot("key.list", &self.0.read, None, list).await?)
@@ -144,6 +143,9 @@ impl Store {
         Ok(self.write("token.revoke", revoke).await?)
     }
 }
+
+/// Id, made at, end, last use, revoked at.
+type Stored = (String, i64, Option<i64>, Option<i64>, Option<i64>);
 
 /// Finds a key.
 pub(super) async fn find(link: &mut Link, key: TokenHash) -> Result<Option<KeyRecord>, Fault> {

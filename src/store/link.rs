@@ -115,7 +115,7 @@ impl Link {
     pub(super) async fn commit(&mut self, scope: Scope) -> QueryResult<()> {
         match self {
             _ if scope == Scope::Statement => Ok(()),
-            Self::Postgres(link) => Manager::<Postgres>::commit_transaction(link).await,
+            Self::Postgres(link) => Manager::<Postgres>::commit_transaction(&mut **link).await,
             Self::Sqlite(link) => Manager::<Sqlite>::commit_transaction(link).await,
         }
     }
@@ -123,7 +123,7 @@ impl Link {
     pub(super) async fn rollback(&mut self, scope: Scope) -> QueryResult<()> {
         match self {
             _ if scope == Scope::Statement => Ok(()),
-            Self::Postgres(link) => Manager::<Postgres>::rollback_transaction(link).await,
+            Self::Postgres(link) => Manager::<Postgres>::rollback_transaction(&mut **link).await,
             Self::Sqlite(link) => Manager::<Sqlite>::rollback_transaction(link).await,
         }
     }
