@@ -14,7 +14,7 @@ start_postgres() {
 prepare_postgres() {
     initdb -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null 2>&1 || return 1
     openssl req -new -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=localhost \
-        -addext subjectAltName=DNS:localhost -keyout "$dir/data/server.key" -out "$dir/data/server.crt" 2>/dev/null \
+        -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout "$dir/data/server.key" -out "$dir/data/server.crt" 2>/dev/null \
         || return 1
     chmod 600 "$dir/data/server.key"
     cat >>"$dir/data/postgresql.conf" <<END

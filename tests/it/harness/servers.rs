@@ -6,6 +6,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
+    ops::Deref,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -66,37 +67,19 @@ impl Redis {
     }
 }
 
-macro_rules! faults {
-    ($($server:ident),*) => {$(
-        impl $server {
-            /// Lets it end in an orderly way: clients are told.
-            pub(crate) fn stop(&self) {
-                self.0.order("stop");
-            }
-            /// Ends it at once, as a crash would; what was committed stays.
-            pub(crate) fn kill(&self) {
-                self.0.order("kill");
-            }
-            /// Starts it again, on the same port, after `stop` or `kill`.
-            pub(crate) fn restart(&self) {
-                self.0.order("start");
-            }
-            /// Leaves connections open and answers nothing.
-            pub(crate) fn freeze(&self) {
-                self.0.order("freeze");
-            }
-            /// Ends `freeze`.
-            pub(crate) fn thaw(&self) {
-                self.0.order("thaw");
-            }
-            /// Returns its TCP port on 127.0.0.1.
-            pub(crate) fn port(&self) -> u16 {
-                self.0.port
-            }
-        }
-    )*};
+impl Deref for Postgres {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
 }
-faults!(Postgres, Redis);
+
+impl Deref for Redis {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
 
 /// Runs SQL through `psql` and returns what it prints: rows by line, columns between bars.
 pub(crate) fn psql(url: &str, sql: &str) -> String {
@@ -105,19 +88,44 @@ pub(crate) fn psql(url: &str, sql: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-struct Server {
+/// A running server, and the faults it can have.
+pub(crate) struct Server {
     port: u16,
     folder: PathBuf,
     guard: Mutex<Guard>,
 }
 
-struct Guard {
-    shell: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
 impl Server {
+    /// Lets it end in an orderly way: clients are told.
+    pub(crate) fn stop(&self) {
+        self.order("stop");
+    }
+
+    /// Ends it at once, as a crash would; what was committed stays.
+    pub(crate) fn kill(&self) {
+        self.order("kill");
+    }
+
+    /// Starts it again, on the same port, after `stop` or `kill`.
+    pub(crate) fn restart(&self) {
+        self.order("start");
+    }
+
+    /// Leaves connections open and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.order("freeze");
+    }
+
+    /// Ends `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.order("thaw");
+    }
+
+    /// Returns its TCP port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     fn start(kind: &str) -> Self {
         // Between looking for a free port and taking it, somebody else may.
         (0..5).find_map(|_| Self::try_start(kind)).unwrap_or_else(|| panic!("{kind} can't be started"))
@@ -158,6 +166,12 @@ impl Server {
     }
 }
 
+struct Guard {
+    shell: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
 impl Guard {
     fn answer(&mut self) -> Option<String> {
         let mut line = String::new();
@@ -170,5 +184,36 @@ impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.orders.take());
         self.shell.wait().unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, net::TcpStream, time::Duration};
+
+    use super::*;
+
+    fn ping(redis: &Redis) -> Option<String> {
+        let mut line = TcpStream::connect(("127.0.0.1", redis.port())).ok()?;
+        line.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        line.write_all(b"PING\r\n").ok()?;
+        let mut answer = [0; 7];
+        line.read_exact(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[test]
+    fn redis_is_started_frozen_killed_and_started_again() {
+        assert_eq!(redis().url(), format!("redis://127.0.0.1:{}", redis().port()));
+        let own = Redis::start();
+        assert_eq!(ping(&own).as_deref(), Some("+PONG\r\n"));
+        own.freeze();
+        assert_eq!(ping(&own), None);
+        own.thaw();
+        assert!(ping(&own).is_some());
+        own.kill();
+        assert_eq!(ping(&own), None);
+        own.restart();
+        assert!(ping(&own).is_some());
     }
 }
