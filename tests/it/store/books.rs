@@ -1,12 +1,13 @@
 //! The ledger's side: exactly once, whatever happens.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use actors::{
     domain::{Amounts, Timestamp},
     ports::{ApplyError, Batch, CursorMove, LedgerStore, StoreError},
 };
 use futures_util::future::{join_all, try_join_all};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::world::{NOON, World, account, amounts, batch, day, month, on_both, posting};
@@ -108,6 +109,8 @@ async fn a_failure_leaves_nothing(world: &World) {
     assert_eq!(store.verify_ledger().await.unwrap().postings, 1);
     // The connection is as good as before.
     store.apply(Arc::new(batch(journal, 1, vec![posting(2, 1, NOON, amounts(1, 1, 1, 1))]))).await.unwrap();
+    let loose = Batch { cursors: vec![], postings: vec![posting(2, 1, NOON, amounts(1, 1, 1, 1))] };
+    assert!(matches!(store.apply(Arc::new(loose)).await, Err(ApplyError::Store(StoreError::Refused(_)))));
     // A cursor may move without a posting, as past reservations that were released.
     store
         .apply(Arc::new(Batch { cursors: vec![CursorMove { journal, from: 2, to: 9 }], postings: vec![] }))

@@ -1,10 +1,6 @@
 //! Databases that are away, slow, or not to be trusted.
 
-use std::{
-    net::TcpListener,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use actors::ports::{ApplyError, Directory, LedgerStore, StoreError};
 use futures_util::future::join_all;
@@ -12,6 +8,7 @@ use hasnot_engine::{
     io::IoThread,
     store::{Config, Store},
 };
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::world::{NOON, World, account, amounts, batch, block_on, config, day, posting};
@@ -166,5 +163,25 @@ fn usage_is_read_from_the_replica() {
         assert!(store.usage(&"far".parse().unwrap()).await.unwrap().is_some());
         assert!(store.caller(&"far".parse().unwrap()).await.unwrap().is_none());
         assert_eq!(store.users(None, 9).await.unwrap()[0].id.as_str(), "far");
+    });
+}
+
+#[test]
+fn a_commit_that_fails_is_unknown_and_leaves_a_good_store() {
+    World::postgres().run(async |world: &World| {
+        let store = world.store().await;
+        world.execute(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON postings DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION fail()",
+        );
+        let journal = Uuid::new_v4();
+        let first = Arc::new(batch(journal, 0, vec![posting(1, 1, NOON, amounts(1, 1, 1, 1))]));
+        let tried = store.apply(first.clone()).await;
+        assert!(matches!(tried, Err(ApplyError::Store(StoreError::Unavailable(_)))), "{tried:?}");
+        assert_eq!(store.cursors(&[journal]).await.unwrap(), [0]);
+        world.execute("DROP TRIGGER late ON postings");
+        store.apply(first).await.unwrap();
+        assert_eq!(store.totals(&[(account(1, 1), day(NOON))]).await.unwrap(), [amounts(1, 1, 1, 1)]);
     });
 }
