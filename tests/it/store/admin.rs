@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -250,21 +253,26 @@ async fn no_change_is_missed(world: &World) {
     const WRITERS: usize = 8;
     const EACH: usize = 12;
     let (store, reader) = (world.store().await, world.connect().await.unwrap());
+    let writing = AtomicUsize::new(WRITERS);
     let write = async |writer: usize| {
         for n in 0..EACH {
             store.provision(&user(&format!("user-{writer}-{n}")), None).await.unwrap();
         }
+        writing.fetch_sub(1, Ordering::Relaxed);
     };
     let poll = async {
         let mut seen = Vec::new();
         let mut after = 0;
-        while seen.len() < WRITERS * EACH {
+        loop {
+            let last_poll = writing.load(Ordering::Relaxed) == 0;
             let changes = reader.changes(after).await.unwrap();
             assert!(changes.items.iter().all(|(seq, _)| (after + 1..=changes.last).contains(seq)));
             after = changes.last;
             seen.extend(changes.items);
+            if last_poll {
+                return seen;
+            }
         }
-        seen
     };
     let (_, seen) = join(join_all((0..WRITERS).map(write)), poll).await;
     assert!(seen.is_sorted_by(|a, b| a.0 < b.0), "in order, none twice");
