@@ -91,7 +91,7 @@ impl IoHandle {
         })
     }
 
-    /// Starts `work` on the thread without waiting for it.
+    /// Starts `work` on the thread without waiting for it. The caller sees to it that not too much is under way.
     pub fn post(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.0.spawn(work));
     }

@@ -15,6 +15,7 @@ use super::{
     Store,
     fault::Fault,
     link::Link,
+    models::Origin,
     plans::window_kind,
     schema::{classes, models, plan_limits, plans},
 };
@@ -28,12 +29,21 @@ impl CatalogSource for Store {
 
 /// Reads the catalog. Several statements: belongs in a snapshot.
 pub(super) async fn read(link: &mut Link) -> Result<CatalogRows, Fault> {
-    let classes: Vec<(i32, String)> = link.load(classes::table.order(classes::id)).await?;
-    let classes: Vec<Class> =
-        classes.into_iter().map(|(id, name)| Class { id: ClassId(id), name: name.into() }).collect();
-    let models: Vec<ModelRow> = link.load(models::table.filter(models::removed.eq(false)).order(models::name)).await?;
-    let models = models.into_iter().map(|row| row.into_model(&classes)).collect::<Result<_, _>>()?;
+    let classes = read_classes(link).await?;
+    let models = read_models(link, &classes).await?.into_iter().map(|(model, _)| model).collect();
     Ok(CatalogRows { models, plans: read_plans(link).await?, classes })
+}
+
+/// Reads the classes, by id.
+pub(super) async fn read_classes(link: &mut Link) -> Result<Vec<Class>, Fault> {
+    let rows: Vec<(i32, String)> = link.load(classes::table.order(classes::id)).await?;
+    Ok(rows.into_iter().map(|(id, name)| Class { id: ClassId(id), name: name.into() }).collect())
+}
+
+/// Reads the models and who stated them, by id.
+pub(super) async fn read_models(link: &mut Link, classes: &[Class]) -> Result<Vec<(Model, Origin)>, Fault> {
+    let rows: Vec<ModelRow> = link.load(models::table.filter(models::removed.eq(false)).order(models::name)).await?;
+    rows.into_iter().map(|row| row.read(classes)).collect()
 }
 
 async fn read_plans(link: &mut Link) -> Result<Vec<Plan>, Fault> {
@@ -69,9 +79,9 @@ type LineRow = (i32, i32, i16, Option<i64>, Option<i64>, Option<i64>);
 
 /// A row of `models`, in the order of its columns.
 #[derive(Queryable)]
-pub(super) struct ModelRow {
+struct ModelRow {
     id: i64,
-    pub(super) name: String,
+    name: String,
     class_id: i32,
     provider: String,
     upstream_model: String,
@@ -80,20 +90,20 @@ pub(super) struct ModelRow {
     context: Option<i64>,
     max_output: Option<i64>,
     fallbacks: String,
-    pub(super) origin: String,
-    pub(super) removed: bool,
+    origin: String,
+    _removed: bool,
 }
 
 impl ModelRow {
-    /// Reads the row, with the name of its class.
-    pub(super) fn into_model(self, classes: &[Class]) -> Result<Model, Fault> {
+    fn read(self, classes: &[Class]) -> Result<(Model, Origin), Fault> {
         let wrong = |what: &str| Fault::Refused(format!("the store's model `{}` has no valid {what}", self.name));
         let class = classes.iter().find(|class| class.id == ClassId(self.class_id)).ok_or_else(|| wrong("class"))?;
         let fallbacks: Vec<ModelId> = match serde_json::from_str(&self.fallbacks) {
             Ok(fallbacks) => fallbacks,
             Err(_) => return Err(wrong("fallbacks")),
         };
-        Ok(Model {
+        let origin = if self.origin == Origin::Config.as_str() { Origin::Config } else { Origin::Table };
+        let model = Model {
             key: ModelKey(self.id),
             id: self.name.parse().map_err(|_invalid| wrong("name"))?,
             class: class.clone(),
@@ -103,7 +113,8 @@ impl ModelRow {
             context: small(self.context)?,
             max_output: small(self.max_output)?,
             fallbacks,
-        })
+        };
+        Ok((model, origin))
     }
 }
 

@@ -89,7 +89,8 @@ fn of_query(error: &QueryError) -> StoreError {
             | DatabaseErrorKind::ReadOnlyTransaction,
             _,
         )
-        | QueryError::BrokenTransactionManager => true,
+        | QueryError::BrokenTransactionManager
+        | QueryError::RollbackErrorOnCommit { .. } => true,
         QueryError::DatabaseError(DatabaseErrorKind::Unknown, _) => PASSING.iter().any(|words| text.contains(words)),
         _ => false,
     };

@@ -48,6 +48,9 @@ impl LedgerStore for Store {
 }
 
 async fn apply(link: &mut Link, batch: &Batch) -> Result<(), Fault> {
+    if batch.cursors.is_empty() {
+        return Err(Fault::Refused("a batch without a cursor might be applied twice".into()));
+    }
     move_cursors(link, &batch.cursors).await?;
     if batch.postings.is_empty() {
         return Ok(());

@@ -4,14 +4,12 @@
 //! its id, which postings name, and gets them back when it is added again.
 
 use actors::{
-    domain::{CatalogRows, Model, ModelId, Price},
+    domain::{Model, ModelId, Price},
     ports::{Change, StoreError},
 };
 use diesel::{ExpressionMethods, QueryDsl};
 
-use super::{
-    Store, catalog, catalog::ModelRow, changes, fault::Fault, link::Link, plans::ensure_class, schema::models,
-};
+use super::{Store, catalog, changes, fault::Fault, link::Link, plans::ensure_class, schema::models};
 
 /// A model as an operator or the configuration states it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,12 +92,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn models(&self) -> Result<Vec<(Model, Origin)>, StoreError> {
         let list = async |link: &mut Link| {
-            let CatalogRows { models, .. } = catalog::read(link).await?;
-            let origins: Vec<String> = link
-                .load(models::table.filter(models::removed.eq(false)).order(models::name).select(models::origin))
-                .await?;
-            let origin = |name: String| if name == Origin::Config.as_str() { Origin::Config } else { Origin::Table };
-            Ok(models.into_iter().zip(origins.into_iter().map(origin)).collect())
+            let classes = catalog::read_classes(link).await?;
+            catalog::read_models(link, &classes).await
         };
         Ok(self.snapshot("model.list", &self.0.read, None, list).await?)
     }
@@ -112,42 +106,37 @@ impl Store {
     pub async fn sync_configured_models(&self, stated: Vec<ModelSpec>) -> Result<(), StoreError> {
         let sync = async move |link: &mut Link| {
             changes::note(link, &Change::Catalog).await?;
-            let classes = catalog::read(link).await?.classes;
-            let rows: Vec<ModelRow> = link.load(models::table).await?;
-            let mut differs = false;
-            let mut gone = Vec::new();
-            let mut kept = Vec::new();
-            for row in rows {
-                let spec = stated.iter().find(|spec| spec.id.as_str() == row.name);
-                let ours = row.origin == Origin::Config.as_str();
-                match spec {
-                    _ if !ours => kept.push(row.name),
-                    Some(spec) if !row.removed => {
-                        let name = row.name.clone();
-                        if states(spec, &row.into_model(&classes)?) {
-                            kept.push(name);
-                        }
-                    }
-                    None if !row.removed => gone.push(row.name),
-                    Some(_) | None => {}
-                }
-            }
-            for spec in stated.iter().filter(|spec| !kept.iter().any(|name| name == spec.id.as_str())) {
+            let classes = catalog::read_classes(link).await?;
+            let there = catalog::read_models(link, &classes).await?;
+            let (put_in, taken_out) = difference(&stated, &there);
+            for spec in &put_in {
                 put(link, spec, Origin::Config).await?;
-                differs = true;
             }
-            for name in gone {
-                let row = models::table.filter(models::name.eq(name));
+            for name in &taken_out {
+                let row = models::table.filter(models::name.eq(name.as_str()));
                 link.execute(diesel::update(row).set(models::removed.eq(true))).await?;
-                differs = true;
             }
-            if differs { Ok(()) } else { Err(Fault::Superfluous) }
+            if put_in.is_empty() && taken_out.is_empty() { Err(Fault::Superfluous) } else { Ok(()) }
         };
         match self.write("model.sync", sync).await {
             Err(Fault::Superfluous) => Ok(()),
             synced => Ok(synced?),
         }
     }
+}
+
+/// Returns what the configuration states anew, and which of its models it no longer states.
+fn difference<'a>(stated: &'a [ModelSpec], there: &'a [(Model, Origin)]) -> (Vec<&'a ModelSpec>, Vec<&'a ModelId>) {
+    let settled = |spec: &ModelSpec| {
+        let found = there.iter().find(|(model, _)| model.id == spec.id);
+        found.is_some_and(|(model, origin)| *origin == Origin::Table || states(spec, model))
+    };
+    let forgotten = |(model, origin): &&(Model, Origin)| {
+        *origin == Origin::Config && !stated.iter().any(|spec| spec.id == model.id)
+    };
+    let put_in = stated.iter().filter(|spec| !settled(spec)).collect();
+    let taken_out = there.iter().filter(forgotten).map(|(model, _)| &model.id).collect();
+    (put_in, taken_out)
 }
 
 /// Says whether a model is what a statement says.

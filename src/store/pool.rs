@@ -75,9 +75,11 @@ impl Pool {
         PoolState { connections: state.connections, idle: state.idle_connections, max: self.sizes.max }
     }
 
-    /// Runs `work` on a connection, within a transaction of that scope. An error rolls it back.
+    /// Runs `work` on a connection, within a transaction of that scope. An error rolls it back, so `work` must not
+    /// go on after a statement that failed.
     ///
-    /// A call that is too slow, or dropped, takes its connection with it: nobody knows what it was about to do.
+    /// A call that is too slow, dropped, or can't end its transaction takes its connection with it: nobody knows what
+    /// state that is in, and the database rolls back what is left when it closes.
     pub(super) async fn run<T, F>(&self, scope: Scope, limit: Option<Duration>, work: F) -> Result<T, Fault>
     where
         for<'l> F: AsyncFnOnce(&'l mut Link) -> Result<T, Fault> + AsyncWork<&'l mut Link, Result<T, Fault>, Fut: Send>,
@@ -87,21 +89,22 @@ impl Pool {
         *busy = true;
         let call = async {
             link.begin(scope).await?;
-            match work(&mut *link).await {
-                Ok(value) => link.commit(scope).await.map(|()| value).map_err(Fault::from),
-                Err(fault) => {
-                    // Where even that fails, the connection is thrown away, and the database rolls back by itself.
-                    if let Err(error) = link.rollback(scope).await {
-                        tracing::debug!(%error, "a transaction was left to the database to roll back");
-                    }
-                    Err(fault)
-                }
+            let worked = work(&mut *link).await;
+            let ended = match worked {
+                Ok(_) => link.commit(scope).await,
+                Err(_) => link.rollback(scope).await,
+            };
+            *busy = ended.is_err();
+            match ended {
+                // Whether a commit without an answer took place is not for us to guess.
+                Err(error) if worked.is_ok() => Err(Fault::Unavailable(format!("the commit failed: {error}"))),
+                _ => worked,
             }
         };
         let limit = limit.unwrap_or(self.sizes.call_timeout);
-        let result = timeout(limit, call).await.map_err(|_elapsed| too_slow(limit))?;
-        *busy = false;
-        result
+        timeout(limit, call)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Fault::Unavailable(format!("no answer within {limit:?}"))))
     }
 
     /// Takes a connection that isn't known to be broken.
@@ -202,8 +205,4 @@ impl bb8::ErrorSink<String> for Failures {
     fn boxed_clone(&self) -> Box<dyn bb8::ErrorSink<String>> {
         Box::new(self.clone())
     }
-}
-
-fn too_slow(limit: Duration) -> Fault {
-    Fault::Unavailable(format!("no answer within {limit:?}"))
 }

@@ -35,7 +35,7 @@ const OTHERS: [&str; 4] = ["pgbouncer", "connection_limit", "pool_timeout", "sup
 /// A sentence that says what is wrong and what is allowed.
 pub(super) fn parse(url: &str) -> Result<Parsed, String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    if query.contains(['@', '/', '?']) && !base.contains('@') {
+    if query.contains('@') && !base.contains('@') {
         return Err("the user or password in the database's URL must be percent-encoded (`?` is %3F)".into());
     }
     let scheme = base.split_once("://").map(|(scheme, _)| scheme);

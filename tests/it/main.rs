@@ -1,5 +1,6 @@
-//! The service from outside: one test binary.
-#![cfg(test)]
+//! The integration tests: one binary, so that all of them share the private servers.
 
-mod config;
-mod tidy;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod store;

@@ -1,0 +1,219 @@
+//! Private servers for the tests: one PostgreSQL and one Redis for the whole process, made when first asked for, and
+//! extra ones for tests that stop, kill or freeze theirs.
+//!
+//! Each is run by a shell (`guard.sh`) that stops it and removes its folder when the pipe from this process closes.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    ops::Deref,
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+/// Returns the process's PostgreSQL. Each test takes a database of its own.
+pub(crate) fn postgres() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(Postgres::start)
+}
+
+/// Returns the process's Redis. Each test takes a key prefix, or a user id, of its own.
+pub(crate) fn redis() -> &'static Redis {
+    static SERVER: OnceLock<Redis> = OnceLock::new();
+    SERVER.get_or_init(Redis::start)
+}
+
+/// A PostgreSQL server that trusts everybody, with TLS for those who want it (its certificate is for `localhost`).
+pub(crate) struct Postgres(Server);
+
+impl Postgres {
+    /// Starts an extra one, which ends when it is dropped.
+    pub(crate) fn start() -> Self {
+        Self(Server::start("postgres"))
+    }
+
+    /// Makes an empty database and returns its URL.
+    pub(crate) fn fresh_database(&self) -> String {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let admin = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.0.port);
+        psql(&admin, &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", self.0.port)
+    }
+
+    /// Returns the file of the server's certificate, which signed itself.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.0.folder.join("data/server.crt")
+    }
+}
+
+/// A Redis server without persistence.
+pub(crate) struct Redis(Server);
+
+impl Redis {
+    /// Starts an extra one, which ends when it is dropped.
+    pub(crate) fn start() -> Self {
+        Self(Server::start("redis"))
+    }
+
+    /// Returns its URL.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.0.port)
+    }
+}
+
+impl Deref for Postgres {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl Deref for Redis {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+/// Runs SQL through `psql` and returns what it prints: rows by line, columns between bars.
+pub(crate) fn psql(url: &str, sql: &str) -> String {
+    let output = Command::new("psql").args(["-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql]).output().unwrap();
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// A running server, and the faults it can have.
+pub(crate) struct Server {
+    port: u16,
+    folder: PathBuf,
+    guard: Mutex<Guard>,
+}
+
+impl Server {
+    /// Lets it end in an orderly way: clients are told.
+    pub(crate) fn stop(&self) {
+        self.order("stop");
+    }
+
+    /// Ends it at once, as a crash would; what was committed stays.
+    pub(crate) fn kill(&self) {
+        self.order("kill");
+    }
+
+    /// Starts it again, on the same port, after `stop` or `kill`.
+    pub(crate) fn restart(&self) {
+        self.order("start");
+    }
+
+    /// Leaves connections open and answers nothing.
+    pub(crate) fn freeze(&self) {
+        self.order("freeze");
+    }
+
+    /// Ends `freeze`.
+    pub(crate) fn thaw(&self) {
+        self.order("thaw");
+    }
+
+    /// Returns its TCP port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn start(kind: &str) -> Self {
+        // Between looking for a free port and taking it, somebody else may.
+        (0..5).find_map(|_| Self::try_start(kind)).unwrap_or_else(|| panic!("{kind} can't be started"))
+    }
+
+    fn try_start(kind: &str) -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let script = include_str!("guard.sh");
+        let is_root = std::process::Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+        let mut command = if is_root && kind == "postgres" {
+            // PostgreSQL refuses to run as root.
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--", "sh"]);
+            command
+        } else {
+            Command::new("sh")
+        };
+        // A group of its own: Ctrl-C is for the tests, the guard cleans up after them.
+        let mut shell = command
+            .args(["-c", script, "guard", kind, &port.to_string()])
+            .current_dir("/")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let orders = shell.stdin.take();
+        let answers = BufReader::new(shell.stdout.take().unwrap());
+        let mut guard = Guard { shell, orders, answers };
+        let folder = PathBuf::from(guard.answer()?);
+        Some(Self { port, folder, guard: Mutex::new(guard) })
+    }
+
+    fn order(&self, word: &str) {
+        let mut guard = self.guard.lock().unwrap();
+        writeln!(guard.orders.as_mut().unwrap(), "{word}").unwrap();
+        assert_eq!(guard.answer().as_deref(), Some("done"));
+    }
+}
+
+struct Guard {
+    shell: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Guard {
+    fn answer(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        line.strip_suffix('\n').map(str::to_owned)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        self.shell.wait().unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, net::TcpStream, time::Duration};
+
+    use super::*;
+
+    fn ping(redis: &Redis) -> Option<String> {
+        let mut line = TcpStream::connect(("127.0.0.1", redis.port())).ok()?;
+        line.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        line.write_all(b"PING\r\n").ok()?;
+        let mut answer = [0; 7];
+        line.read_exact(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[test]
+    fn redis_is_started_frozen_killed_and_started_again() {
+        assert_eq!(redis().url(), format!("redis://127.0.0.1:{}", redis().port()));
+        let own = Redis::start();
+        assert_eq!(ping(&own).as_deref(), Some("+PONG\r\n"));
+        own.freeze();
+        assert_eq!(ping(&own), None);
+        own.thaw();
+        assert!(ping(&own).is_some());
+        own.kill();
+        assert_eq!(ping(&own), None);
+        own.restart();
+        assert!(ping(&own).is_some());
+    }
+}

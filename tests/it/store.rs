@@ -1,0 +1,7 @@
+//! The store: one suite, run against SQLite and against PostgreSQL.
+
+mod admin;
+mod books;
+mod faults;
+mod schema;
+mod world;
