@@ -2,6 +2,8 @@
 //!
 //! | actor | owns | asks | told by | mailbox | scope |
 //! | --- | --- | --- | --- | --- | --- |
+//! | [`auth`] AuthCache | tokens and users it has seen, flights for others | verifier, shared cache, store | the change feed (pulled) | 1,024 | worker thread |
+//! | [`registry`] ModelRegistry | the catalog's snapshot, the change feed | store | nobody | 4,096 | process |
 
 pub mod auth;
 pub mod domain;
@@ -9,4 +11,8 @@ pub mod ledger;
 pub mod outcome;
 pub mod ports;
 pub mod quota;
+pub mod registry;
+mod reply;
 pub mod stream;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,0 +1,147 @@
+//! The flights: asking the verifier, the shared cache and the store. Pure questions; the actor draws the conclusions.
+
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::FutureExt;
+
+use super::{AuthError, Ports};
+use crate::{
+    domain::{CallerRecord, Role, Timestamp, TokenHash, UserId},
+    ports::{StoreError, TokenError},
+};
+
+/// What API keys begin with.
+const KEY_PREFIX: &str = "hne_";
+/// How long a flight may take, signing keys and both caches included.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A key that ends sooner isn't put into the shared cache: its copy could outlive it there (600 s) and here (600 s).
+const SHARED_KEY_LIFE: Duration = Duration::from_secs(1_200);
+
+/// Whose token it is, before anything is known of the user.
+pub(super) struct Identity {
+    pub(super) user: UserId,
+    pub(super) source: Source,
+    /// The token's end.
+    pub(super) expires_at: Option<Timestamp>,
+    /// The feed's edition when the store was asked.
+    pub(super) edition: u64,
+}
+
+/// What kind of token it is.
+pub(super) enum Source {
+    Key,
+    Jwt {
+        role: Option<Role>,
+        plan: Option<String>,
+        /// The hash of what was signed. In ECDSA a second valid signature can be made from the first, and with it a
+        /// token of another hash: a revocation may name either.
+        signed: TokenHash,
+    },
+}
+
+/// What to do when the store doesn't know the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unknown {
+    Leave,
+    /// Add the user with this plan, or the default one.
+    Add(Option<String>),
+}
+
+/// Answers by the deadline, also where the flight crashes.
+pub(super) async fn guarded<T>(flight: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+    match tokio::time::timeout(DEADLINE, AssertUnwindSafe(flight).catch_unwind()).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_panic)) => {
+            tracing::error!("looking up a caller panicked");
+            Err(AuthError::Unavailable)
+        }
+        Err(_elapsed) => {
+            tracing::warn!(deadline = ?DEADLINE, "looking up a caller took too long");
+            Err(AuthError::Unavailable)
+        }
+    }
+}
+
+/// Says whether a token is an API key rather than a JWT.
+pub(super) fn is_key(token: &str) -> bool {
+    token.starts_with(KEY_PREFIX)
+}
+
+/// Verifies a JWT.
+pub(super) async fn identify_jwt(ports: &Ports, token: &str) -> Result<Identity, AuthError> {
+    let edition = ports.feed.edition();
+    let claims = ports.verifier.verify(token).await.map_err(|error| match error {
+        TokenError::Invalid => AuthError::Invalid,
+        TokenError::Expired => AuthError::Expired,
+        TokenError::KeysUnavailable => AuthError::Unavailable,
+    })?;
+    let signed = TokenHash::of(token.rsplit_once('.').map_or(token, |(signed, _)| signed));
+    let source = Source::Jwt { role: claims.role, plan: claims.plan, signed };
+    Ok(Identity { user: claims.user, source, expires_at: Some(claims.expires_at), edition })
+}
+
+/// Finds out whose API key this is.
+pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Identity, AuthError> {
+    let edition = ports.feed.edition();
+    let now = ports.clock.now();
+    if ports.feed.is_fresh(now)
+        && ports.feed.trusts_key(key, now)
+        && let Some(user) = ports.cache.user_of_key(key).await
+    {
+        return Ok(Identity { user, source: Source::Key, expires_at: None, edition });
+    }
+    let edition = ports.feed.edition();
+    let record = ports.directory.key(key).await.map_err(|error| unavailable(&error))?.ok_or(AuthError::Invalid)?;
+    if record.revoked {
+        return Err(AuthError::Revoked);
+    }
+    let now = ports.clock.wall();
+    if record.expires_at.is_some_and(|end| end <= now) {
+        return Err(AuthError::Expired);
+    }
+    if record.expires_at.is_none_or(|end| end.since(now) > SHARED_KEY_LIFE) {
+        ports.cache.post_user_of_key(key, &record.user, record.expires_at);
+    }
+    Ok(Identity { user: record.user, source: Source::Key, expires_at: record.expires_at, edition })
+}
+
+/// Finds a user: in the shared cache if its copy can be trusted, else in the store.
+pub(super) async fn find_user(
+    ports: &Ports,
+    user: &UserId,
+    unknown: Unknown,
+) -> Result<Option<CallerRecord>, AuthError> {
+    let now = ports.clock.now();
+    if ports.feed.is_fresh(now)
+        && let Some(copy) = ports.cache.caller(user).await
+        // A copy that says «disabled» is no reason to refuse: the store is asked first.
+        && copy.id == *user && !copy.disabled && ports.feed.trusts_copy(&copy, now)
+    {
+        return Ok(Some(copy));
+    }
+    let mut record = ports.directory.caller(user).await.map_err(|error| unavailable(&error))?;
+    if record.is_none()
+        && let Unknown::Add(plan) = unknown
+    {
+        let added = ports.directory.provision(user, plan.as_deref()).await.map_err(|error| unavailable(&error))?;
+        record = Some(added);
+    }
+    if let Some(record) = record.as_ref().filter(|record| !record.disabled) {
+        ports.cache.post_caller(record);
+    }
+    Ok(record)
+}
+
+/// Brings the times of last use to the store. Returns them if that failed.
+pub(super) async fn touch_keys(
+    ports: &Ports,
+    used: Vec<(TokenHash, Timestamp)>,
+) -> Result<(), Vec<(TokenHash, Timestamp)>> {
+    let written = guarded(async { ports.directory.touch_keys(&used).await.map_err(|error| unavailable(&error)) }).await;
+    if written.is_ok() { Ok(()) } else { Err(used) }
+}
+
+fn unavailable(error: &StoreError) -> AuthError {
+    tracing::warn!(%error, "a caller can't be looked up");
+    AuthError::Unavailable
+}

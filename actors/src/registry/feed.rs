@@ -1,0 +1,334 @@
+//! The change feed: what was changed in the store lately, readable from every thread.
+//!
+//! The registry writes it; caches read it. A cache is never *sent* a change: it compares one number before each use and,
+//! when that has moved, reads what it missed from the log. So no mailbox can be full, no message can be lost, an idle
+//! worker costs nothing, and a change holds for every request that comes after the poll that brought it.
+//!
+//! Limits: [`MAX_LOG`] changes are remembered, for [`KEEP`]. A reader that has missed more is told to forget
+//! everything. Copies in the shared cache that may be older than a forgotten change aren't trusted until they have died.
+//! [`MAX_REVOKED`] revoked tokens are held; beyond them no token's revocation can be told, and that is what the feed
+//! says ([`Revocation::Unknown`]): the signing secret has to be changed then.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    ports::{Change, Changes},
+};
+
+/// How long a change is remembered: a caller lives at most 600 s in the shared cache and 600 s in a worker's.
+pub const KEEP: Duration = Duration::from_secs(20 * 60);
+/// The most changes that are remembered: a page of [`crate::ports::Directory::changes`].
+pub const MAX_LOG: usize = 10_000;
+/// The most revoked tokens that are held: about 64 MiB.
+pub const MAX_REVOKED: usize = 1_000_000;
+/// How long after the last successful poll the feed still counts as fresh: four polls.
+pub const FRESH: Duration = Duration::from_secs(2);
+
+/// How much longer than its end a revocation is held: `exp` may be exceeded by a leeway of 30 s.
+const REVOKED_GRACE: Duration = Duration::from_secs(60);
+
+/// Whether a token was revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// Not as far as the feed has come.
+    None,
+    /// It was.
+    Revoked,
+    /// More tokens are revoked than can be held.
+    Unknown,
+}
+
+/// What a reader has missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    Nothing,
+    /// These, oldest first.
+    Changes(Vec<Change>),
+    /// More than is remembered: whatever was cached is worth nothing.
+    Everything,
+}
+
+/// What was changed lately. One in the process.
+#[derive(Debug)]
+pub struct Feed {
+    /// How many changes were written, resets included. The same number as in `recent`, to be compared without a lock.
+    edition: AtomicU64,
+    /// Until when the feed is fresh, in µs after `origin`.
+    fresh_until: AtomicU64,
+    origin: Instant,
+    recent: RwLock<Recent>,
+    bell: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// Where the feed stands in the store's sequence.
+    last: i64,
+    /// The number of the next change to be written.
+    next: u64,
+    /// The number of the log's first change. `next - first` is the log's length.
+    first: u64,
+    /// The number that `next` had at the last reset.
+    reset: u64,
+    log: VecDeque<Logged>,
+    users: HashMap<UserId, Mark>,
+    keys: HashMap<TokenHash, Mark>,
+    revoked: HashMap<TokenHash, Timestamp>,
+    revoked_overflow: bool,
+    /// The sequence number of the youngest change that was dropped before its time, and until when that matters.
+    floor: Option<(i64, Instant)>,
+}
+
+#[derive(Debug)]
+struct Logged {
+    at: Instant,
+    number: u64,
+    sequence: i64,
+    change: Change,
+}
+
+/// When something was last changed: by the store's sequence and by the feed's own numbers.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    sequence: i64,
+    number: u64,
+}
+
+impl Feed {
+    /// Makes an empty feed, which is not fresh.
+    #[must_use]
+    pub fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            edition: AtomicU64::new(0),
+            fresh_until: AtomicU64::new(0),
+            origin: now,
+            recent: RwLock::default(),
+            bell: watch::Sender::new(0),
+        })
+    }
+
+    /// Returns a reader that has seen everything up to now: for a cache that is still empty.
+    #[must_use]
+    pub fn reader(self: &Arc<Self>) -> Reader {
+        Reader { seen: self.edition(), bell: self.bell.subscribe(), feed: Arc::clone(self) }
+    }
+
+    /// Starts afresh with what the store says now; every reader forgets everything.
+    ///
+    /// `revoked` has to be read after `changes`, so that no revocation falls between them.
+    pub fn load(&self, changes: &Changes, revoked: Vec<(TokenHash, Timestamp)>, now: Instant) {
+        let mut recent = self.write();
+        let next = recent.next + 1;
+        *recent = Recent { next, first: next, reset: next, last: i64::MIN, ..Recent::default() };
+        for (token, end) in revoked {
+            recent.revoke(token, end);
+        }
+        recent.append(changes, now);
+        self.publish(recent);
+    }
+
+    /// Writes down the changes that a poll brought.
+    pub fn apply(&self, changes: &Changes, now: Instant) {
+        let mut recent = self.write();
+        recent.append(changes, now);
+        self.publish(recent);
+    }
+
+    /// Notes that a poll which began at `asked_at` succeeded.
+    pub fn renew(&self, asked_at: Instant) {
+        let until = asked_at.saturating_duration_since(self.origin) + FRESH;
+        self.fresh_until.fetch_max(u64::try_from(until.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Says whether the last successful poll began less than [`FRESH`] ago.
+    #[must_use]
+    pub fn is_fresh(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.origin);
+        u64::try_from(age.as_micros()).unwrap_or(u64::MAX) < self.fresh_until.load(Ordering::Relaxed)
+    }
+
+    /// Returns where the feed stands in the store's sequence.
+    #[must_use]
+    pub fn last(&self) -> i64 {
+        self.read().last
+    }
+
+    /// Returns the number to hand to `…_changed_since` later.
+    #[must_use]
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
+    }
+
+    /// Says whether a user was changed after the feed had this edition.
+    #[must_use]
+    pub fn user_changed_since(&self, user: &UserId, edition: u64) -> bool {
+        let recent = self.read();
+        recent.reset > edition || recent.users.get(user).is_some_and(|mark| mark.number >= edition)
+    }
+
+    /// Says whether an API key was changed after the feed had this edition.
+    #[must_use]
+    pub fn key_changed_since(&self, key: &TokenHash, edition: u64) -> bool {
+        let recent = self.read();
+        recent.reset > edition || recent.keys.get(key).is_some_and(|mark| mark.number >= edition)
+    }
+
+    /// Says whether a copy of a user from the shared cache is as new as what the feed knows.
+    #[must_use]
+    pub fn trusts_copy(&self, copy: &CallerRecord, now: Instant) -> bool {
+        let recent = self.read();
+        recent.users.get(&copy.id).is_none_or(|mark| copy.version >= mark.sequence)
+            && recent.floor.is_none_or(|(sequence, until)| copy.version >= sequence || now >= until)
+    }
+
+    /// Says whether the shared cache's copy of a key can be trusted: keys carry no version.
+    #[must_use]
+    pub fn trusts_key(&self, key: &TokenHash, now: Instant) -> bool {
+        let recent = self.read();
+        !recent.keys.contains_key(key) && recent.floor.is_none_or(|(_, until)| now >= until)
+    }
+
+    /// Says whether a token was revoked.
+    #[must_use]
+    pub fn revocation(&self, token: &TokenHash) -> Revocation {
+        let recent = self.read();
+        if recent.revoked.contains_key(token) {
+            Revocation::Revoked
+        } else if recent.revoked_overflow {
+            Revocation::Unknown
+        } else {
+            Revocation::None
+        }
+    }
+
+    /// Drops changes older than [`KEEP`] and revocations of tokens that have ended.
+    pub fn prune(&self, now: Instant, wall: Timestamp) {
+        let mut recent = self.write();
+        while recent.log.front().is_some_and(|oldest| now.saturating_duration_since(oldest.at) >= KEEP) {
+            recent.forget_oldest();
+        }
+        recent.revoked.retain(|_, end| end.plus(REVOKED_GRACE) > wall);
+        if recent.floor.is_some_and(|(_, until)| now >= until) {
+            recent.floor = None;
+        }
+    }
+
+    fn publish(&self, recent: RwLockWriteGuard<'_, Recent>) {
+        let next = recent.next;
+        self.edition.store(next, Ordering::Release);
+        drop(recent);
+        self.bell.send_replace(next);
+    }
+
+    // A thread that panicked while it held the lock can at worst have written half a page of changes, and `last`
+    // moves with each of them.
+    fn read(&self) -> RwLockReadGuard<'_, Recent> {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Recent> {
+        self.recent.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recent {
+    fn append(&mut self, changes: &Changes, now: Instant) {
+        for (sequence, change) in &changes.items {
+            if *sequence <= self.last {
+                continue;
+            }
+            let mark = Mark { sequence: *sequence, number: self.next };
+            match change {
+                Change::User(user) => drop(self.users.insert(user.clone(), mark)),
+                Change::Key(key) => drop(self.keys.insert(*key, mark)),
+                Change::Token(token, end) => self.revoke(*token, *end),
+                Change::Catalog => {}
+            }
+            let logged = Logged { at: now, number: self.next, sequence: *sequence, change: change.clone() };
+            self.log.push_back(logged);
+            self.next += 1;
+            self.last = *sequence;
+            if self.log.len() > MAX_LOG {
+                self.floor = self.log.front().map(|oldest| (oldest.sequence, now + KEEP));
+                self.forget_oldest();
+            }
+        }
+        self.last = self.last.max(changes.last);
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some(oldest) = self.log.pop_front() else { return };
+        self.first = oldest.number + 1;
+        match &oldest.change {
+            Change::User(user) => forget(&mut self.users, user, oldest.number),
+            Change::Key(key) => forget(&mut self.keys, key, oldest.number),
+            Change::Token(..) | Change::Catalog => {}
+        }
+    }
+
+    fn revoke(&mut self, token: TokenHash, end: Timestamp) {
+        if self.revoked.len() < MAX_REVOKED || self.revoked.contains_key(&token) {
+            self.revoked.insert(token, end);
+        } else if !std::mem::replace(&mut self.revoked_overflow, true) {
+            tracing::error!(limit = MAX_REVOKED, "too many revoked tokens: none can be verified; change the secret");
+        }
+    }
+}
+
+/// Drops a mark unless a younger change has renewed it.
+fn forget<K: Hash + Eq>(marks: &mut HashMap<K, Mark>, key: &K, number: u64) {
+    if marks.get(key).is_some_and(|mark| mark.number == number) {
+        marks.remove(key);
+    }
+}
+
+/// One cache's place in the feed.
+#[derive(Debug)]
+pub struct Reader {
+    feed: Arc<Feed>,
+    seen: u64,
+    bell: watch::Receiver<u64>,
+}
+
+impl Reader {
+    /// Returns what was written since the last call. One atomic load where that is nothing.
+    #[inline]
+    pub fn news(&mut self) -> News {
+        if self.feed.edition() == self.seen { News::Nothing } else { self.catch_up() }
+    }
+
+    /// Waits until there are news; for caches that act without being asked.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: [`Reader::news`] goes by its own number.
+    pub async fn changed(&mut self) {
+        let seen = self.seen;
+        // The feed can't be gone: this reader holds it.
+        drop(self.bell.wait_for(|edition| *edition != seen).await);
+    }
+
+    #[cold]
+    fn catch_up(&mut self) -> News {
+        let recent = self.feed.read();
+        let seen = std::mem::replace(&mut self.seen, recent.next);
+        let Some(known) = seen.checked_sub(recent.first).and_then(|known| usize::try_from(known).ok()) else {
+            return News::Everything;
+        };
+        News::Changes(recent.log.iter().skip(known).map(|logged| logged.change.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The store: users, keys, revocations, the change sequence, the catalog.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::future::BoxFuture;
+
+use super::Faults;
+use crate::{
+    domain::{CallerRecord, CatalogRows, PlanId, Role, Timestamp, TokenHash, UserId, UserKey},
+    ports::{CatalogSource, Change, Changes, Directory, KeyRecord, StoreError},
+};
+
+/// Makes a user's record with the plan 1.
+///
+/// # Panics
+/// `id` is no user id.
+#[must_use]
+#[expect(clippy::unwrap_used, reason = "a test's own literal")]
+pub fn caller(key: i64, id: &str) -> CallerRecord {
+    let id = id.parse().unwrap();
+    CallerRecord { key: UserKey(key), id, role: Role::User, plan: PlanId(1), disabled: false, version: 0 }
+}
+
+/// A directory in memory. Every change of it gets the next sequence number.
+#[derive(Debug, Default)]
+pub struct FakeDirectory {
+    /// For look-ups of users.
+    pub callers: Faults,
+    /// For provisioning.
+    pub provisions: Faults,
+    /// For look-ups of keys.
+    pub keys: Faults,
+    /// For polls of the change sequence, first reads included.
+    pub polls: Faults,
+    /// For notes of last use.
+    pub touches: Faults,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    users: HashMap<UserId, CallerRecord>,
+    keys: HashMap<TokenHash, KeyRecord>,
+    revoked: Vec<(TokenHash, Timestamp)>,
+    changes: Vec<(i64, Change)>,
+    touched: Vec<Vec<(TokenHash, Timestamp)>>,
+}
+
+impl State {
+    fn log(&mut self, change: Change) -> i64 {
+        let number = self.changes.last().map_or(1, |(last, _)| last + 1);
+        self.changes.push((number, change));
+        number
+    }
+}
+
+impl FakeDirectory {
+    /// Adds or replaces a user; its version is the change's number, which is returned.
+    pub fn set_user(&self, record: CallerRecord) -> i64 {
+        let mut state = self.state();
+        let version = state.log(Change::User(record.id.clone()));
+        state.users.insert(record.id.clone(), CallerRecord { version, ..record });
+        version
+    }
+
+    /// Adds or replaces an API key.
+    pub fn set_key(&self, key: TokenHash, record: KeyRecord) {
+        let mut state = self.state();
+        state.log(Change::Key(key));
+        state.keys.insert(key, record);
+    }
+
+    /// Revokes a JWT.
+    pub fn revoke(&self, token: TokenHash, end: Timestamp) {
+        let mut state = self.state();
+        state.log(Change::Token(token, end));
+        state.revoked.push((token, end));
+    }
+
+    /// Writes a change without making one.
+    pub fn announce(&self, change: Change) -> i64 {
+        self.state().log(change)
+    }
+
+    /// Forgets all changes and starts the sequence anew, as a restored backup does.
+    pub fn rewind(&self) {
+        self.state().changes.clear();
+    }
+
+    /// Returns the record of a user, as it is in the store.
+    #[must_use]
+    pub fn user(&self, id: &str) -> Option<CallerRecord> {
+        self.state().users.get(id).cloned()
+    }
+
+    /// Returns what each call of `touch_keys` brought.
+    #[must_use]
+    pub fn touched(&self) -> Vec<Vec<(TokenHash, Timestamp)>> {
+        self.state().touched.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Directory for FakeDirectory {
+    fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Result<Option<CallerRecord>, StoreError>> {
+        Box::pin(async move {
+            // Read first, answer later: what a slow store answers may be what was before.
+            let found = self.state().users.get(user).cloned();
+            self.callers.pass().await?;
+            Ok(found)
+        })
+    }
+
+    fn provision<'a>(
+        &'a self,
+        user: &'a UserId,
+        plan: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<CallerRecord, StoreError>> {
+        Box::pin(async move {
+            self.provisions.pass().await?;
+            if let Some(record) = self.state().users.get(user) {
+                return Ok(record.clone());
+            }
+            let key = UserKey(1_000 + i64::try_from(self.state().users.len()).unwrap_or(0));
+            let plan = PlanId(if plan == Some("team") { 2 } else { 1 });
+            let record = CallerRecord { key, id: user.clone(), role: Role::User, plan, disabled: false, version: 0 };
+            let version = self.set_user(record.clone());
+            Ok(CallerRecord { version, ..record })
+        })
+    }
+
+    fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Result<Option<KeyRecord>, StoreError>> {
+        Box::pin(async move {
+            let found = self.state().keys.get(key).cloned();
+            self.keys.pass().await?;
+            Ok(found)
+        })
+    }
+
+    fn touch_keys<'a>(&'a self, used: &'a [(TokenHash, Timestamp)]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.touches.pass().await?;
+            self.state().touched.push(used.to_vec());
+            Ok(())
+        })
+    }
+
+    fn revoked_tokens(&self) -> BoxFuture<'_, Result<Vec<(TokenHash, Timestamp)>, StoreError>> {
+        Box::pin(async move { Ok(self.state().revoked.clone()) })
+    }
+
+    fn changes(&self, after: i64) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        Box::pin(async move {
+            self.polls.pass().await?;
+            let state = self.state();
+            let last = state.changes.last().map_or(0, |(number, _)| *number);
+            let items: Vec<_> = state.changes.iter().filter(|(n, _)| *n > after).take(10_000).cloned().collect();
+            Ok(Changes { last: items.last().map_or(last, |(number, _)| *number), items })
+        })
+    }
+
+    fn recent_changes(&self) -> BoxFuture<'_, Result<Changes, StoreError>> {
+        self.changes(0)
+    }
+}
+
+/// A catalog in memory.
+#[derive(Debug, Default)]
+pub struct FakeCatalog {
+    /// For reads.
+    pub reads: Faults,
+    rows: Mutex<CatalogRows>,
+}
+
+impl FakeCatalog {
+    /// Replaces the rows.
+    pub fn set(&self, rows: CatalogRows) {
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+}
+
+impl CatalogSource for FakeCatalog {
+    fn catalog(&self) -> BoxFuture<'_, Result<CatalogRows, StoreError>> {
+        Box::pin(async move {
+            let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.reads.pass().await?;
+            Ok(rows)
+        })
+    }
+}
