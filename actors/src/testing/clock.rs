@@ -57,7 +57,6 @@ pub struct VirtualClock(tokio::time::Instant);
 impl VirtualClock {
     /// Makes a clock whose wall clock is at [`ManualClock::START`].
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "tokio's clock is what this one follows")]
     pub fn new() -> Self {
         Self(tokio::time::Instant::now())
     }
@@ -70,7 +69,6 @@ impl Default for VirtualClock {
 }
 
 impl Clock for VirtualClock {
-    #[expect(clippy::disallowed_methods, reason = "tokio's clock is what this one follows")]
     fn now(&self) -> Instant {
         tokio::time::Instant::now().into_std()
     }
