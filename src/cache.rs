@@ -1,0 +1,1 @@
+//! SharedCache over Redis.

@@ -1,0 +1,197 @@
+//! The signer's published keys (RFC 7517), by key id.
+//!
+//! An id that isn't known is asked for: by one flight in the process, at most each [`REFRESH_INTERVAL`]. A set older
+//! than [`MAX_AGE`] is renewed by whoever comes next, so that a key the signer has withdrawn is not believed for ever;
+//! while the signer can't be reached, the set there is goes on.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actors::ports::{Clock, TokenError};
+use arc_swap::ArcSwap;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse},
+};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+
+use super::{Algorithm, Fetch, SetupError};
+
+/// The shortest time between two fetches.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
+/// After this time a set is fetched again, also where nothing is missing from it.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// The most keys of a set; the rest is not looked at.
+const MAX_KEYS: usize = 100;
+/// RSA keys have 2,048 bits at least.
+const MIN_MODULUS_BYTES: usize = 256;
+
+/// The signer's keys and the way to them.
+pub(super) struct Jwks {
+    algorithm: Algorithm,
+    url: Box<str>,
+    fetch: Arc<dyn Fetch>,
+    clock: Arc<dyn Clock>,
+    set: ArcSwap<KeySet>,
+    /// Held by the flight. A flight that is dropped counts as a failed one.
+    last: Mutex<Option<Try>>,
+}
+
+struct Try {
+    at: Instant,
+    succeeded: bool,
+}
+
+/// The keys that can be used with the pinned algorithm.
+#[derive(Default)]
+struct KeySet {
+    by_id: HashMap<String, Arc<DecodingKey>>,
+    /// The only key, for tokens that name none.
+    only: Option<Arc<DecodingKey>>,
+    fetched_at: Option<Instant>,
+}
+
+impl Jwks {
+    pub(super) fn new(
+        algorithm: Algorithm,
+        url: &str,
+        fetch: Arc<dyn Fetch>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SetupError> {
+        if !(url.starts_with("https://") || is_loopback(url)) {
+            return Err(SetupError("the JWKS URL must be https: who can change the answer can sign tokens".to_owned()));
+        }
+        let (set, last) = (ArcSwap::default(), Mutex::new(None));
+        Ok(Self { algorithm, url: url.into(), fetch, clock, set, last })
+    }
+
+    /// Finds the key that a token names, or the only one where it names none.
+    pub(super) async fn key(&self, id: Option<&str>) -> Result<Arc<DecodingKey>, TokenError> {
+        if let Some(key) = self.known(id) {
+            if !self.is_old() {
+                return Ok(key);
+            }
+            // One renews; the others go on with what there is.
+            if let Ok(mut last) = self.last.try_lock() {
+                self.refresh(&mut last).await;
+            }
+            return self.known(id).ok_or(TokenError::Invalid);
+        }
+        let mut last = self.last.lock().await;
+        if let Some(key) = self.known(id) {
+            return Ok(key);
+        }
+        let asked = self.refresh(&mut last).await;
+        self.known(id).ok_or(if asked { TokenError::Invalid } else { TokenError::KeysUnavailable })
+    }
+
+    pub(super) async fn warm_up(&self) {
+        let mut last = self.last.lock().await;
+        self.refresh(&mut last).await;
+    }
+
+    fn known(&self, id: Option<&str>) -> Option<Arc<DecodingKey>> {
+        let set = self.set.load();
+        match id {
+            Some(id) => set.by_id.get(id).cloned(),
+            None => set.only.clone(),
+        }
+    }
+
+    fn is_old(&self) -> bool {
+        let fetched_at = self.set.load().fetched_at;
+        fetched_at.is_none_or(|at| self.clock.now().saturating_duration_since(at) >= MAX_AGE)
+    }
+
+    /// Fetches the set, unless that was tried just now. Returns whether the last try succeeded.
+    async fn refresh(&self, last: &mut Option<Try>) -> bool {
+        let now = self.clock.now();
+        if let Some(last) = last.as_ref().filter(|last| now.saturating_duration_since(last.at) < REFRESH_INTERVAL) {
+            return last.succeeded;
+        }
+        *last = Some(Try { at: now, succeeded: false });
+        let set = match self.fetch.fetch(&self.url).await {
+            Ok(document) => KeySet::read(&document, self.algorithm, now),
+            Err(error) => {
+                tracing::warn!(%error, "the signing keys can't be fetched");
+                return false;
+            }
+        };
+        let Some(set) = set else {
+            tracing::warn!("the signing keys were fetched, but the answer is no key set");
+            return false;
+        };
+        if set.by_id.is_empty() && set.only.is_none() {
+            tracing::warn!(algorithm = self.algorithm.as_str(), "no published key fits the configured algorithm");
+        }
+        self.set.store(Arc::new(set));
+        *last = Some(Try { at: now, succeeded: true });
+        true
+    }
+}
+
+impl KeySet {
+    /// Reads a document; keys that are strange or for something else are left out.
+    fn read(document: &[u8], algorithm: Algorithm, now: Instant) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Document {
+            keys: Vec<serde_json::Value>,
+        }
+        let document: Document = serde_json::from_slice(document).ok()?;
+        let mut set = Self { fetched_at: Some(now), ..Self::default() };
+        let mut usable = 0;
+        for key in document.keys.into_iter().take(MAX_KEYS) {
+            let Some(jwk) = serde_json::from_value::<Jwk>(key).ok() else { continue };
+            let Some(key) = key_for(&jwk, algorithm) else { continue };
+            let key = Arc::new(key);
+            usable += 1;
+            set.only = (usable == 1).then(|| Arc::clone(&key));
+            if let Some(id) = jwk.common.key_id {
+                set.by_id.entry(id).or_insert(key);
+            }
+        }
+        Some(set)
+    }
+}
+
+/// Makes a key of a JWK, if it is one for checking signatures of this algorithm.
+fn key_for(jwk: &Jwk, algorithm: Algorithm) -> Option<DecodingKey> {
+    let common = &jwk.common;
+    let for_signatures = common.public_key_use.as_ref().is_none_or(|usage| *usage == PublicKeyUse::Signature);
+    let for_checking = common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+    let named = common.key_algorithm.map(|named| named.to_string());
+    if !for_signatures || !for_checking || named.is_some_and(|named| named != algorithm.as_str()) {
+        return None;
+    }
+    match (&jwk.algorithm, algorithm) {
+        (AlgorithmParameters::RSA(rsa), Algorithm::Rs256) if length(&rsa.n)? >= MIN_MODULUS_BYTES => {
+            DecodingKey::from_rsa_components(&rsa.n, &rsa.e).ok()
+        }
+        (AlgorithmParameters::EllipticCurve(ec), Algorithm::Es256)
+            if ec.curve == EllipticCurve::P256 && (length(&ec.x)?, length(&ec.y)?) == (32, 32) =>
+        {
+            DecodingKey::from_ec_components(&ec.x, &ec.y).ok()
+        }
+        (AlgorithmParameters::OctetKeyPair(ed), Algorithm::EdDsa)
+            if ed.curve == EllipticCurve::Ed25519 && length(&ed.x)? == 32 =>
+        {
+            DecodingKey::from_ed_components(&ed.x).ok()
+        }
+        _ => None,
+    }
+}
+
+fn length(base64: &str) -> Option<usize> {
+    URL_SAFE_NO_PAD.decode(base64).ok().map(|bytes| bytes.len())
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.strip_prefix("http://").and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+    ["127.0.0.1", "localhost", "[::1]"].contains(&name)
+}
