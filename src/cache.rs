@@ -1,1 +1,96 @@
-//! SharedCache over Redis.
+//! SharedCache over Redis: what instances tell each other about callers. Never the authority.
+//!
+//! | key | value (JSON) | kept |
+//! | --- | --- | --- |
+//! | `user:auth:{userId}` | what the store knows of a user | 600 s |
+//! | `key:auth:{sha256}` | whose API key that is | to the key's end, 600 s at most |
+//! | `user:usage:{userId}` | a snapshot of usage, for readers elsewhere | 300 s |
+//!
+//! # Invariants
+//! - No failure is anybody's but the cache's: each is a miss. What can't be read, or was written for another store, too.
+//! - A call takes at most `timeout`. While there is no connection, or the breaker is open, it takes no time at all.
+//! - The connection is made, watched and made again by a task on the I/O runtime, so that it outlives the workers and no
+//!   request ever waits for it. The breaker opens after [`link::MAX_FAILURES`] failures in a row; that task looks after
+//!   [`link::PAUSE`] whether the server answers again: no request is the guinea pig.
+//! - Writes go through a queue of `queue` entries. What doesn't fit is dropped and counted.
+//! - No log line carries the URL: it holds the password.
+
+mod entries;
+mod link;
+
+use std::{sync::Arc, time::Duration};
+
+use actors::{
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    ports::{Clock, SharedCache},
+};
+use futures_util::future::{BoxFuture, ready};
+use secrecy::SecretString;
+use serde::Deserialize;
+
+pub use entries::{Figures, RedisCache};
+
+/// Whether and how Redis is used: `[cache]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `redis://`, `rediss://` (TLS) or `unix://`; without one there is no shared cache.
+    #[serde(default)]
+    pub url: Option<SecretString>,
+    /// How long a call may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The most writes that wait.
+    pub queue: usize,
+    /// What every key begins with: nothing, unless several deployments, or tests, share a server.
+    #[serde(default)]
+    pub key_prefix: String,
+}
+
+/// The URL is none of Redis.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a host: {0}")]
+pub struct SetupError(&'static str);
+
+/// Opens the configured cache; returns at once, whatever the server does.
+///
+/// `store` is the id of the store that the cached records are from: what was written for another is a miss. The
+/// connection lives on `io`. For `rediss://`, rustls's crypto provider must have been installed.
+///
+/// # Errors
+/// [`SetupError`] for a URL that can't be one.
+pub fn open(
+    config: &Config,
+    store: &str,
+    io: &tokio::runtime::Handle,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn SharedCache>, SetupError> {
+    match &config.url {
+        Some(url) => Ok(Arc::new(RedisCache::open(config, url, store, io, clock)?)),
+        None => Ok(Arc::new(NoCache)),
+    }
+}
+
+/// What there is without Redis: every look-up is a miss.
+#[derive(Debug, Clone, Copy)]
+pub struct NoCache;
+
+impl SharedCache for NoCache {
+    fn caller<'a>(&'a self, _: &'a UserId) -> BoxFuture<'a, Option<CallerRecord>> {
+        Box::pin(ready(None))
+    }
+
+    fn post_caller(&self, _: &CallerRecord) {}
+
+    fn user_of_key<'a>(&'a self, _: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
+        Box::pin(ready(None))
+    }
+
+    fn post_user_of_key(&self, _: &TokenHash, _: &UserId, _: Option<Timestamp>) {}
+
+    fn post_usage(&self, _: &UserId, _: serde_json::Value) {}
+
+    fn healthy(&self) -> Option<bool> {
+        None
+    }
+}
