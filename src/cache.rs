@@ -10,8 +10,8 @@
 //! - No failure is anybody's but the cache's: each is a miss. What can't be read, or was written for another store, too.
 //! - A call takes at most `timeout`. While there is no connection, or the breaker is open, it takes no time at all.
 //! - The connection is made, watched and made again by a task on the I/O runtime, so that it outlives the workers and no
-//!   request ever waits for it. The breaker opens after [`link::MAX_FAILURES`] failures in a row; that task looks after
-//!   [`link::PAUSE`] whether the server answers again: no request is the guinea pig.
+//!   request ever waits for it. The breaker opens after three failures in a row; that task looks after
+//!   one second whether the server answers again: no request is the guinea pig.
 //! - Writes go through a queue of `queue` entries. What doesn't fit is dropped and counted.
 //! - No log line carries the URL: it holds the password.
 
@@ -47,10 +47,16 @@ pub struct Config {
     pub key_prefix: String,
 }
 
-/// The URL is none of Redis.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a host: {0}")]
-pub struct SetupError(&'static str);
+/// Why the cache can't be opened: a sentence for the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The URL is none of Redis.
+    #[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a server")]
+    Url,
+    /// `main` must install rustls's crypto provider before anything speaks TLS.
+    #[error("rediss:// needs a TLS provider, and none is installed")]
+    NoTls,
+}
 
 /// Opens the configured cache; returns at once, whatever the server does.
 ///
@@ -58,7 +64,7 @@ pub struct SetupError(&'static str);
 /// connection lives on `io`. For `rediss://`, rustls's crypto provider must have been installed.
 ///
 /// # Errors
-/// [`SetupError`] for a URL that can't be one.
+/// [`SetupError`].
 pub fn open(
     config: &Config,
     store: &str,

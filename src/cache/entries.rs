@@ -86,8 +86,11 @@ impl RedisCache {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
         // The library's own sentence could repeat the URL.
-        let client = redis::Client::open(url.expose_secret());
-        let client = client.map_err(|error| SetupError(category(&error)))?;
+        let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
+        let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
+        if tls && rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(SetupError::NoTls);
+        }
         let link = Arc::new(Link::new(config.timeout));
         let (writes, queue) = mpsc::channel(config.queue.max(1));
         let dropped = Arc::new(AtomicU64::new(0));
@@ -186,12 +189,5 @@ async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<Write>, dropped: Arc<A
         if !link.call_all(&pipeline).await {
             dropped.fetch_add(count, Ordering::Relaxed);
         }
-    }
-}
-
-fn category(error: &redis::RedisError) -> &'static str {
-    match error.kind() {
-        redis::ErrorKind::InvalidClientConfig => "it can't be read",
-        _ => "it is not understood",
     }
 }

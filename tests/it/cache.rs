@@ -257,3 +257,18 @@ async fn without_a_url_there_is_no_cache_and_a_bad_one_is_refused() {
     }
     assert!(!format!("{:?}", config("redis://:geheim@host")).contains("geheim"));
 }
+
+#[actix_rt::test]
+async fn a_server_without_tls_is_not_spoken_to_in_the_clear() {
+    // Another test may have been first.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("rediss://:geheim@{}", listener.local_addr().unwrap());
+    let clock = Arc::new(ManualClock::new());
+    let cache = open(&config(&url), "store-1", &tokio::runtime::Handle::current(), clock).unwrap();
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut hello = [0; 3];
+    tokio::io::AsyncReadExt::read_exact(&mut socket, &mut hello).await.unwrap();
+    assert_eq!(hello[..2], [22, 3], "a TLS handshake, and no password");
+    assert_eq!(cache.healthy(), Some(false));
+}

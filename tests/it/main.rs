@@ -1,4 +1,6 @@
 //! The integration tests: one binary.
 
+#[cfg(test)]
 mod cache;
+#[cfg(test)]
 mod token;
