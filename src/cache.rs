@@ -1,36 +1,101 @@
-//! Stub.
-use actors::domain::*;
-use futures_util::future::BoxFuture;
+//! SharedCache over Redis: what instances tell each other about callers. Never the authority.
+//!
+//! | key | value (JSON) | kept |
+//! | --- | --- | --- |
+//! | `user:auth:{userId}` | what the store knows of a user | 600 s |
+//! | `key:auth:{sha256}` | whose API key that is | to the key's end, 600 s at most |
+//! | `user:usage:{userId}` | a snapshot of usage, for readers elsewhere | 300 s |
+//!
+//! # Invariants
+//! - No failure is anybody's but the cache's: each is a miss. What can't be read, or was written for another store, too.
+//! - A call takes at most `timeout`. While there is no connection, or the breaker is open, it takes no time at all.
+//! - The connection is made, watched and made again by a task on the I/O runtime, so that it outlives the workers and no
+//!   request ever waits for it. The breaker opens after three failures in a row; that task looks after
+//!   one second whether the server answers again: no request is the guinea pig.
+//! - Writes go through a queue of `queue` entries. What doesn't fit is dropped and counted.
+//! - No log line carries the URL: it holds the password.
+
+mod entries;
+mod link;
+
+use std::{sync::Arc, time::Duration};
+
+use actors::{
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    ports::{Clock, SharedCache},
+};
+use futures_util::future::{BoxFuture, ready};
 use secrecy::SecretString;
-/// x
+use serde::Deserialize;
+
+pub use entries::{Figures, RedisCache};
+
+/// Whether and how Redis is used: `[cache]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Config {
-    /// x
+    /// `redis://`, `rediss://` (TLS) or `unix://`; without one there is no shared cache.
+    #[serde(default)]
     pub url: Option<SecretString>,
-    /// x
-    pub timeout: std::time::Duration,
+    /// How long a call may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// The most writes that wait.
+    pub queue: usize,
+    /// What every key begins with: nothing, unless several deployments, or tests, share a server.
+    #[serde(default)]
+    pub key_prefix: String,
 }
-/// x
-pub struct Cache;
-impl Cache {
-    /// x
-    pub fn new(_: &Config, _: &crate::io::IoHandle) -> Result<Self, String> {
-        Ok(Self)
-    }
-    /// x
-    pub async fn ping(&self) -> Result<(), String> {
-        std::future::ready(Ok(())).await
+
+/// Why the cache can't be opened: a sentence for the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The URL is none of Redis.
+    #[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a server")]
+    Url,
+    /// `main` must install rustls's crypto provider before anything speaks TLS.
+    #[error("rediss:// needs a TLS provider, and none is installed")]
+    NoTls,
+}
+
+/// Opens the configured cache; returns at once, whatever the server does.
+///
+/// `store` is the id of the store that the cached records are from: what was written for another is a miss. The
+/// connection lives on `io`. For `rediss://`, rustls's crypto provider must have been installed.
+///
+/// # Errors
+/// [`SetupError`].
+pub fn open(
+    config: &Config,
+    store: &str,
+    io: &tokio::runtime::Handle,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn SharedCache>, SetupError> {
+    match &config.url {
+        Some(url) => Ok(Arc::new(RedisCache::open(config, url, store, io, clock)?)),
+        None => Ok(Arc::new(NoCache)),
     }
 }
-impl actors::ports::SharedCache for Cache {
+
+/// What there is without Redis: every look-up is a miss.
+#[derive(Debug, Clone, Copy)]
+pub struct NoCache;
+
+impl SharedCache for NoCache {
     fn caller<'a>(&'a self, _: &'a UserId) -> BoxFuture<'a, Option<CallerRecord>> {
-        Box::pin(async { None })
+        Box::pin(ready(None))
     }
+
     fn post_caller(&self, _: &CallerRecord) {}
+
     fn user_of_key<'a>(&'a self, _: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
-        Box::pin(async { None })
+        Box::pin(ready(None))
     }
+
     fn post_user_of_key(&self, _: &TokenHash, _: &UserId, _: Option<Timestamp>) {}
+
     fn post_usage(&self, _: &UserId, _: serde_json::Value) {}
+
     fn healthy(&self) -> Option<bool> {
         None
     }

@@ -1,4 +1,4 @@
-//! x
+//! The world around the engine: HTTP, tokens, Redis, the provider client, the databases, configuration, start-up.
 
-pub mod io;
-pub mod store;
+pub mod cache;
+pub mod token;

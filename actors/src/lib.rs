@@ -2,7 +2,8 @@
 //!
 //! | actor | owns | asks | told by | mailbox | scope |
 //! | --- | --- | --- | --- | --- | --- |
-//! | [`stats::Stats`] | sliding windows, alerts | vitals | everyone, through a queue of 8,192 | 16 | process, own thread |
+//! | [`auth`] AuthCache | tokens and users it has seen, flights for others | verifier, shared cache, store | the change feed (pulled) | 1,024 | worker thread |
+//! | [`registry`] ModelRegistry | the catalog's snapshot, the change feed | store | nobody | 4,096 | process |
 
 pub mod auth;
 pub mod domain;
@@ -11,7 +12,8 @@ pub mod metrics;
 pub mod outcome;
 pub mod ports;
 pub mod quota;
-pub mod stats;
+pub mod registry;
+mod reply;
 pub mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,6 +1,6 @@
-//! The integration tests: one binary, so that all of them share the private servers.
+//! The integration tests: one binary.
 
 #[cfg(test)]
-mod harness;
+mod cache;
 #[cfg(test)]
-mod store;
+mod token;

@@ -12,8 +12,8 @@ use crate::{
 
 /// What API keys begin with.
 const KEY_PREFIX: &str = "hne_";
-/// How long a flight may take, signing keys and both caches included.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a flight may take: a little longer than the 5 s that fetching signing keys or asking the store may take.
+const DEADLINE: Duration = Duration::from_secs(6);
 /// A key that ends sooner isn't put into the shared cache: its copy could outlive it there (600 s) and here (600 s).
 const SHARED_KEY_LIFE: Duration = Duration::from_secs(1_200);
 

@@ -87,13 +87,9 @@ impl Memory {
         }
     }
 
-    /// Finds a token that was let in and still may be.
-    pub(super) fn known(&mut self, hash: &TokenHash, now: Instant, wall: Timestamp) -> Option<&Known> {
-        let holds = self.tokens.get(hash)?.holds(now, wall);
-        if !holds {
-            self.tokens.remove(hash);
-        }
-        let known = self.tokens.get(hash)?;
+    /// Finds a token that was let in and still may be. One that may not stays until it is replaced or has to go.
+    pub(super) fn known(&self, hash: &TokenHash, now: Instant, wall: Timestamp) -> Option<&Known> {
+        let known = self.tokens.get(hash).filter(|known| known.holds(now, wall))?;
         known.used.set(true);
         known.user.used.set(true);
         Some(known)

@@ -108,3 +108,36 @@ async fn flights_are_bounded() {
     });
     assert_eq!((refused.get(), world.verifier.checks.calls()), (1, cache::MAX_FLIGHTS));
 }
+
+/// A clock with a defect, once.
+struct Bomb(ManualClock, std::sync::atomic::AtomicBool);
+
+impl Clock for Bomb {
+    fn now(&self) -> std::time::Instant {
+        assert!(!self.1.swap(false, std::sync::atomic::Ordering::SeqCst), "a defect on purpose");
+        self.0.now()
+    }
+
+    fn wall(&self) -> Timestamp {
+        self.0.wall()
+    }
+}
+
+#[actix_rt::test]
+async fn an_actor_that_dies_of_a_defect_is_replaced() {
+    let world = World::start();
+    let clock = Arc::new(Bomb(ManualClock::new(), false.into()));
+    let ports = Ports {
+        verifier: world.verifier.clone(),
+        cache: world.cache.clone(),
+        directory: world.directory.clone(),
+        clock: clock.clone(),
+        feed: world.feed.clone(),
+    };
+    let auth = AuthHandle::start(Config { provision: Provision::Reject, cache_entries: 10 }, ports);
+    auth.ask_caller("alice").await.unwrap();
+    clock.1.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(auth.ask_caller("alice").await.unwrap().key.0, 7, "asked again of its successor");
+    assert!(auth.ask_caller("alice").await.is_ok());
+    assert_eq!(world.lookups(), 2, "which began with nothing");
+}

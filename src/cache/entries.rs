@@ -1,0 +1,193 @@
+//! The cache's keys and values.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use actors::{
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    ports::{Clock, SharedCache},
+};
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::{Config, SetupError, link::Link};
+
+/// How long `user:auth` and, at most, `key:auth` are kept.
+const AUTH_LIFE: Duration = Duration::from_secs(600);
+/// How long `user:usage` is kept.
+const USAGE_LIFE: Duration = Duration::from_secs(300);
+/// The most writes in one round trip.
+const MAX_PIPELINE: usize = 64;
+
+/// A shared cache in Redis.
+pub struct RedisCache {
+    link: Arc<Link>,
+    writes: mpsc::Sender<Write>,
+    dropped: Arc<AtomicU64>,
+    prefix: Box<str>,
+    store: Box<str>,
+    clock: Arc<dyn Clock>,
+    tasks: [AbortHandle; 2],
+}
+
+/// What the cache has been good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Look-ups that found something.
+    pub hits: u64,
+    /// Look-ups that found nothing, those without a connection included.
+    pub misses: u64,
+    /// Calls that failed or took too long.
+    pub failures: u64,
+    /// Writes that were dropped.
+    pub dropped: u64,
+}
+
+/// A value for a key, until its end.
+struct Write {
+    key: String,
+    value: String,
+    life: Duration,
+}
+
+/// The value of `user:auth`: the record, and the store that it is from.
+#[derive(Serialize, Deserialize)]
+struct CachedCaller<'a> {
+    store: Cow<'a, str>,
+    #[serde(flatten)]
+    caller: Cow<'a, CallerRecord>,
+}
+
+/// The value of `key:auth`.
+#[derive(Serialize, Deserialize)]
+struct CachedKey<'a> {
+    store: Cow<'a, str>,
+    user: Cow<'a, UserId>,
+}
+
+impl RedisCache {
+    /// Opens a cache; see [`super::open`].
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn open(
+        config: &Config,
+        url: &SecretString,
+        store: &str,
+        io: &tokio::runtime::Handle,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SetupError> {
+        // The library's own sentence could repeat the URL.
+        let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
+        let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
+        if tls && rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(SetupError::NoTls);
+        }
+        let link = Arc::new(Link::new(config.timeout));
+        let (writes, queue) = mpsc::channel(config.queue.max(1));
+        let dropped = Arc::new(AtomicU64::new(0));
+        // Both end with the cache, by its drop.
+        let keeper = io.spawn(Arc::clone(&link).keep(client)).abort_handle();
+        let writer = io.spawn(write(Arc::clone(&link), queue, Arc::clone(&dropped))).abort_handle();
+        let (prefix, store) = (config.key_prefix.as_str().into(), store.into());
+        Ok(Self { link, writes, dropped, prefix, store, clock, tasks: [keeper, writer] })
+    }
+
+    /// Returns what the cache has been good for.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        Figures { dropped, ..self.link.figures() }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, kind: &str, id: &str) -> Option<T> {
+        let found = self.link.call(redis::cmd("GET").arg(self.key(kind, id))).await;
+        let found = match found? {
+            redis::Value::BulkString(json) => serde_json::from_slice(&json).ok(),
+            _ => None,
+        };
+        self.link.count_lookup(found.is_some());
+        found
+    }
+
+    fn post(&self, kind: &str, id: &str, value: &impl Serialize, life: Duration) {
+        let key = self.key(kind, id);
+        let posted = serde_json::to_string(value).ok().map(|value| self.writes.try_send(Write { key, value, life }));
+        if !matches!(posted, Some(Ok(()))) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn key(&self, kind: &str, id: &str) -> String {
+        format!("{}{kind}:{id}", self.prefix)
+    }
+}
+
+impl SharedCache for RedisCache {
+    fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Option<CallerRecord>> {
+        Box::pin(async move {
+            let found: CachedCaller<'_> = self.get("user:auth", user.as_str()).await?;
+            (found.store == *self.store && found.caller.id == *user).then(|| found.caller.into_owned())
+        })
+    }
+
+    fn post_caller(&self, caller: &CallerRecord) {
+        let value = CachedCaller { store: Cow::Borrowed(&self.store), caller: Cow::Borrowed(caller) };
+        self.post("user:auth", caller.id.as_str(), &value, AUTH_LIFE);
+    }
+
+    fn user_of_key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
+        Box::pin(async move {
+            let found: CachedKey<'_> = self.get("key:auth", &key.to_hex()).await?;
+            (found.store == *self.store).then(|| found.user.into_owned())
+        })
+    }
+
+    fn post_user_of_key(&self, key: &TokenHash, user: &UserId, expires_at: Option<Timestamp>) {
+        let life = expires_at.map_or(AUTH_LIFE, |end| end.since(self.clock.wall()).min(AUTH_LIFE));
+        let value = CachedKey { store: Cow::Borrowed(&self.store), user: Cow::Borrowed(user) };
+        // Redis takes whole seconds, and none that are zero.
+        if life.as_secs() > 0 {
+            self.post("key:auth", &key.to_hex(), &value, life);
+        }
+    }
+
+    fn post_usage(&self, user: &UserId, snapshot: serde_json::Value) {
+        self.post("user:usage", user.as_str(), &snapshot, USAGE_LIFE);
+    }
+
+    fn healthy(&self) -> Option<bool> {
+        Some(self.link.is_up())
+    }
+}
+
+impl Drop for RedisCache {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Brings what was posted to the server, in as few round trips as there may be.
+async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<Write>, dropped: Arc<AtomicU64>) {
+    let mut batch = Vec::with_capacity(MAX_PIPELINE);
+    while queue.recv_many(&mut batch, MAX_PIPELINE).await > 0 {
+        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let mut pipeline = redis::pipe();
+        for Write { key, value, life } in batch.drain(..) {
+            pipeline.cmd("SET").arg(key).arg(value).arg("EX").arg(life.as_secs()).ignore();
+        }
+        if !link.call_all(&pipeline).await {
+            dropped.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+}

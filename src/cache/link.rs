@@ -1,0 +1,187 @@
+//! The connection to Redis: kept by one task, used by all threads, guarded by a breaker.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::Figures;
+
+/// So many failures in a row open the breaker.
+pub(super) const MAX_FAILURES: u32 = 3;
+/// How long the breaker stays open before the server is asked again, and how often it is asked when all is well.
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
+/// How long connecting may take, TLS included. Nobody waits for it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so many unanswered pings the connection is given up: the other end may have forgotten it.
+const MAX_SILENCE: u32 = 3;
+
+/// A connection that comes and goes.
+pub(super) struct Link {
+    timeout: Duration,
+    connection: ArcSwapOption<MultiplexedConnection>,
+    /// The breaker: calls are not even tried.
+    open: AtomicBool,
+    failures_in_a_row: AtomicU32,
+    /// Wakes the keeper: the connection broke.
+    broke: Notify,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Link {
+    /// Makes a link that isn't connected.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            connection: ArcSwapOption::empty(),
+            open: AtomicBool::new(false),
+            failures_in_a_row: AtomicU32::new(0),
+            broke: Notify::new(),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+
+    /// Makes a call; a failure is `None`.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point; an answer that comes later is thrown away.
+    pub(super) async fn call(&self, command: &Cmd) -> Option<Value> {
+        let Some(connection) = self.usable() else {
+            self.count_lookup(false);
+            return None;
+        };
+        let answer = timeout(self.timeout, (*connection).clone().send_packed_command(command)).await;
+        self.judge(answer.ok(), &connection)
+    }
+
+    /// Makes calls whose answers don't matter; says whether they succeeded.
+    pub(super) async fn call_all(&self, pipeline: &Pipeline) -> bool {
+        let Some(connection) = self.usable() else { return false };
+        let answer = timeout(self.timeout, pipeline.exec_async(&mut (*connection).clone())).await;
+        self.judge(answer.ok(), &connection).is_some()
+    }
+
+    /// Says whether the server answered lately.
+    pub(super) fn is_up(&self) -> bool {
+        self.usable().is_some()
+    }
+
+    pub(super) fn count_lookup(&self, hit: bool) {
+        let counter = if hit { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns all figures but that of dropped writes.
+    pub(super) fn figures(&self) -> Figures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Figures { hits: read(&self.hits), misses: read(&self.misses), failures: read(&self.failures), dropped: 0 }
+    }
+
+    fn usable(&self) -> Option<Arc<MultiplexedConnection>> {
+        if self.open.load(Ordering::Relaxed) { None } else { self.connection.load_full() }
+    }
+
+    /// Counts an answer, or that there was none in time.
+    fn judge<T>(&self, answer: Option<RedisResult<T>>, connection: &Arc<MultiplexedConnection>) -> Option<T> {
+        let broken = match answer {
+            Some(Ok(value)) => {
+                self.failures_in_a_row.store(0, Ordering::Relaxed);
+                return Some(value);
+            }
+            Some(Err(error)) => error.is_unrecoverable_error(),
+            None => false,
+        };
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        if broken {
+            // Unless it was replaced already.
+            self.connection.compare_and_swap(connection, None);
+            self.broke.notify_one();
+        } else if self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES
+            && !self.open.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("Redis fails or is too slow: going on without it");
+        }
+        None
+    }
+
+    /// Connects, watches, and connects again; never ends.
+    pub(super) async fn keep(self: Arc<Self>, client: Client) {
+        let mut said = false;
+        loop {
+            match connect(&client).await {
+                Ok(connection) => {
+                    tracing::info!("connected to Redis");
+                    said = false;
+                    let connection = Arc::new(connection);
+                    self.connection.store(Some(Arc::clone(&connection)));
+                    self.close();
+                    self.watch(&connection).await;
+                    self.connection.store(None);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        tracing::warn!(error = error.category(), "can't connect to Redis: going on without it");
+                    }
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks now and then whether the server is there; returns when the connection is of no use any more.
+    async fn watch(&self, connection: &MultiplexedConnection) {
+        let (ping, mut silent) = (redis::cmd("PING"), 0);
+        while silent < MAX_SILENCE {
+            let woken = timeout(PAUSE, self.broke.notified()).await.is_ok();
+            if self.connection.load().is_none() {
+                tracing::warn!("the connection to Redis broke");
+                return;
+            }
+            if woken {
+                // About a connection before this one.
+                continue;
+            }
+            match timeout(self.timeout, connection.clone().send_packed_command(&ping)).await {
+                Ok(Ok(_)) => {
+                    silent = 0;
+                    self.close();
+                }
+                Ok(Err(error)) if error.is_unrecoverable_error() => return,
+                Ok(Err(_)) | Err(_) => {
+                    silent += 1;
+                    self.open.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.failures_in_a_row.store(0, Ordering::Relaxed);
+        if self.open.swap(false, Ordering::Relaxed) {
+            tracing::info!("Redis answers again");
+        }
+    }
+}
+
+async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    // Calls have deadlines of their own, on their callers' threads.
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_TIMEOUT)).set_response_timeout(None);
+    match timeout(CONNECT_TIMEOUT, client.get_multiplexed_async_connection_with_config(&config)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}
