@@ -31,7 +31,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::watch;
 
 use crate::{
-    cache::Cache,
+    cache,
     clock::StoreClock,
     config::{Config, Provider, ServerConfig},
     http::{Gate, Settings, Slots},
@@ -117,7 +117,7 @@ impl Service {
         store.sync_configured_models(configured_models(&config)).await?;
         let clock = Arc::new(StoreClock::new());
         sync_clock(&clock, &store).await?;
-        let cache = Arc::new(connect_cache(&config, &io).await?);
+        let cache = open_cache(&config, &store, &io, &clock).await?;
 
         let listener = listen(&config.server)?;
         let address = listener.local_addr()?;
@@ -135,7 +135,7 @@ impl Service {
         let clock: Arc<dyn Clock> = clock;
         let auth = auth::Ports {
             verifier: Arc::new(verifier),
-            cache: Arc::clone(&cache) as Arc<dyn SharedCache>,
+            cache: Arc::clone(&cache),
             directory: Arc::new(store.clone()) as Arc<dyn Directory>,
             clock: Arc::clone(&clock),
             feed: Arc::clone(catalog.feed()),
@@ -224,7 +224,7 @@ impl Service {
 struct Engine<'a> {
     config: &'a Arc<Config>,
     store: &'a Store,
-    cache: &'a Arc<Cache>,
+    cache: &'a Arc<dyn SharedCache>,
     clock: &'a Arc<StoreClock>,
     arbiters: Vec<Arbiter>,
 }
@@ -267,7 +267,7 @@ impl Engine<'_> {
         let store: Arc<dyn LedgerStore> = Arc::new(self.store.clone());
         let max_accounts = self.config.quota.max_accounts;
         let accounts = Arc::new(Accounts::new(Arc::clone(&store), max_accounts, self.clock.now()));
-        let cache = Arc::clone(self.cache) as Arc<dyn SharedCache>;
+        let cache = Arc::clone(self.cache);
         let (config, clock) = (self.config.ledger.clone(), self.clock());
         let ledger = UsageLedger::start(config, Arc::clone(&accounts), store, cache, clock, &self.thread());
         (accounts, ledger)
@@ -334,17 +334,22 @@ async fn sync_clock(clock: &StoreClock, store: &Store) -> Result<(), BootError> 
     Ok(())
 }
 
-/// How long Redis may take to answer when the service starts.
-const CACHE_START: Duration = Duration::from_secs(3);
-
-async fn connect_cache(config: &Config, io: &IoThread) -> Result<Cache, BootError> {
-    let cache =
-        Cache::new(&config.redis.cache(), &io.handle()).map_err(|error| BootError::Config(error.to_string()))?;
-    match tokio::time::timeout(CACHE_START, cache.ping()).await {
-        Ok(Ok(())) => Ok(cache),
-        Ok(Err(error)) => Err(BootError::Unavailable(format!("Redis is unavailable: {error}"))),
-        Err(_elapsed) => Err(BootError::Unavailable(format!("Redis gave no answer within {CACHE_START:?}"))),
-    }
+/// Opens the shared cache. Where one is configured, it must answer: a mistyped URL is found out at start, not by slow
+/// requests.
+async fn open_cache(
+    config: &Config,
+    store: &Store,
+    io: &IoThread,
+    clock: &Arc<StoreClock>,
+) -> Result<Arc<dyn SharedCache>, BootError> {
+    let redis = config.redis.cache();
+    cache::ping(&redis)
+        .await
+        .map_err(|error| BootError::Unavailable(format!("{error}: check REDIS_URL and its server")))?;
+    let store = store.identity().await?.to_string();
+    let clock = Arc::clone(clock) as Arc<dyn Clock>;
+    let cache = cache::open(&redis, &store, io.handle().runtime(), clock);
+    cache.map_err(|error| BootError::Config(error.to_string()))
 }
 
 fn configured_models(config: &Config) -> Vec<ModelSpec> {

@@ -77,6 +77,19 @@ pub fn open(
     }
 }
 
+/// Asks the server for an answer, on a connection of its own. Where none is configured, there is nothing to ask.
+///
+/// # Errors
+/// A sentence without the URL, which holds the password.
+///
+/// # Cancel safety
+/// May be dropped at any point.
+pub async fn ping(config: &Config) -> Result<(), String> {
+    let Some(url) = &config.url else { return Ok(()) };
+    let client = entries::client(url).map_err(|error| error.to_string())?;
+    link::ping(&client).await.map_err(|error| format!("Redis gave no answer ({})", error.category()))
+}
+
 /// What there is without Redis: every look-up is a miss.
 #[derive(Debug, Clone, Copy)]
 pub struct NoCache;

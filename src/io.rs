@@ -91,6 +91,12 @@ impl IoHandle {
         })
     }
 
+    /// Returns the thread's runtime, for tasks that somebody else ends.
+    #[must_use]
+    pub fn runtime(&self) -> &Handle {
+        &self.0
+    }
+
     /// Starts `work` on the thread without waiting for it. The caller sees to it that not too much is under way.
     pub fn post(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.0.spawn(work));

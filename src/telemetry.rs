@@ -1,5 +1,7 @@
 //! Logs: one line a request, JSON or pretty, to standard error. Never a token, a key or a prompt.
 
+use std::io::IsTerminal;
+
 use actix_web::{
     Error,
     body::MessageBody,
@@ -23,7 +25,8 @@ pub fn start(config: &LogConfig) {
         _ => filter,
     };
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // An application's own subscriber, or that of a test before this one, stays.
     let _started = match config.format {
         LogFormat::Json => registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init(),

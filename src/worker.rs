@@ -14,7 +14,7 @@ use actors::{
     ledger::LedgerHandle,
     metrics::Metrics,
     outcome::Audience,
-    ports::Clock,
+    ports::{Clock, SharedCache},
     quota::{self, Accounts, QuotaGate},
     registry::CatalogHandle,
     stats::StatsHandle,
@@ -25,7 +25,6 @@ use tokio::sync::watch;
 use tracing_actix_web::TracingLogger;
 
 use crate::{
-    cache::Cache,
     config::{Config, Provider},
     http::{self, Dependency, Desk, Gate, Readiness, Settings, Slots},
     store::Store,
@@ -63,7 +62,7 @@ pub struct Shared {
     /// The database, for `/readyz`.
     pub store: Store,
     /// Redis, for `/readyz`.
-    pub cache: Arc<Cache>,
+    pub cache: Arc<dyn SharedCache>,
     /// Settings that handlers go by.
     pub settings: Arc<Settings>,
 }
@@ -117,7 +116,7 @@ impl Readiness for Dependencies {
                 Err(_elapsed) => (false, "gives no answer".to_owned()),
             };
             let mut all = vec![Dependency { name: "database", ok: database.0, required: false, message: database.1 }];
-            if let Some(ok) = actors::ports::SharedCache::healthy(&*self.shared.cache) {
+            if let Some(ok) = self.shared.cache.healthy() {
                 let message = if ok { "answers" } else { "gives no answer" }.to_owned();
                 all.push(Dependency { name: "redis", ok, required: false, message });
             }

@@ -10,10 +10,11 @@
 //! Limits: one chunk of the provider's and a few comments are held for a stream; a frame has at most
 //! `max_frame_bytes`, a whole answer `max_answer_bytes`.
 
+mod opening;
+mod relay;
 pub mod sse;
+mod ticket;
 pub mod usage;
-
-use std::time::Duration;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 

@@ -38,6 +38,17 @@ pub struct RedisCache {
     tasks: [AbortHandle; 2],
 }
 
+/// Reads the URL; connects nowhere.
+pub(super) fn client(url: &SecretString) -> Result<redis::Client, SetupError> {
+    // The library's own sentence could repeat the URL.
+    let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
+    let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
+    if tls && rustls::crypto::CryptoProvider::get_default().is_none() {
+        return Err(SetupError::NoTls);
+    }
+    Ok(client)
+}
+
 /// What the cache has been good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
@@ -85,12 +96,7 @@ impl RedisCache {
         io: &tokio::runtime::Handle,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        // The library's own sentence could repeat the URL.
-        let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
-        let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
-        if tls && rustls::crypto::CryptoProvider::get_default().is_none() {
-            return Err(SetupError::NoTls);
-        }
+        let client = client(url)?;
         let link = Arc::new(Link::new(config.timeout));
         let (writes, queue) = mpsc::channel(config.queue.max(1));
         let dropped = Arc::new(AtomicU64::new(0));

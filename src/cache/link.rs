@@ -185,3 +185,12 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
         Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
 }
+
+/// Connects and asks for an answer.
+pub(super) async fn ping(client: &Client) -> Result<(), RedisError> {
+    let mut connection = connect(client).await?;
+    match timeout(CONNECT_TIMEOUT, redis::cmd("PING").query_async(&mut connection)).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+    }
+}

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Failed, Output, UNAVAILABLE};
 use crate::{
-    cache::Cache,
+    cache,
     config::{Config, HttpProvider, Provider},
     io::IoThread,
     store::Store,
@@ -36,7 +36,7 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
         let mut checks = vec![Check::of("configuration", Ok(config.redacted_lines().collect::<Vec<_>>().join("; ")))];
         checks.push(Check::of("data folder", data_folder(&config.data_dir)));
         checks.push(Check::of("database", within(database(config, &io)).await));
-        checks.push(Check::of("redis", within(redis(config, &io)).await));
+        checks.push(Check::of("redis", within(redis(config)).await));
         for (name, provider) in &config.providers {
             let check = match provider {
                 Provider::Http(http) => within(reach(http)).await,
@@ -81,13 +81,13 @@ async fn database(config: &Config, io: &IoThread) -> Result<String, String> {
     }
 }
 
-async fn redis(config: &Config, io: &IoThread) -> Result<String, String> {
+async fn redis(config: &Config) -> Result<String, String> {
     if config.redis.url.is_none() {
         return Ok("none is configured; each instance caches on its own".to_owned());
     }
-    let hint = |error: &dyn std::fmt::Display| format!("{error}: check REDIS_URL, the network, and Redis's log");
-    let cache = Cache::new(&config.redis.cache(), &io.handle()).map_err(|error| hint(&error))?;
-    cache.ping().await.map_err(|error| hint(&error))?;
+    cache::ping(&config.redis.cache())
+        .await
+        .map_err(|error| format!("{error}: check REDIS_URL, the network, and Redis's log"))?;
     Ok("answers".to_owned())
 }
 

@@ -45,11 +45,10 @@ pub struct RedisConfig {
     /// How long a call may take: 1 ms to 10 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// So many failures in a row open the breaker: 1 to 1,000.
-    pub breaker_failures: u32,
-    /// How long an open breaker lets no call through: 100 ms to 5 min.
-    #[serde(with = "humantime_serde")]
-    pub breaker_open_for: Duration,
+    /// The most writes that wait for the server: 1 to 1,000,000. What doesn't fit is dropped.
+    pub queue: usize,
+    /// What every key begins with, where several deployments share a server.
+    pub key_prefix: String,
 }
 
 impl DatabaseConfig {
@@ -104,7 +103,12 @@ impl RedisConfig {
     /// Returns what the cache is to go by.
     #[must_use]
     pub fn cache(&self) -> cache::Config {
-        cache::Config { url: self.url.clone(), timeout: self.timeout }
+        cache::Config {
+            url: self.url.clone(),
+            timeout: self.timeout,
+            queue: self.queue,
+            key_prefix: self.key_prefix.clone(),
+        }
     }
 
     pub(super) fn check(&self, problems: &mut Problems) {
@@ -113,9 +117,7 @@ impl RedisConfig {
         }
         let range = Duration::from_millis(1)..=Duration::from_secs(10);
         problems.within_time("redis.timeout", self.timeout, range);
-        problems.within("redis.breaker_failures", self.breaker_failures, 1..=1_000);
-        let range = Duration::from_millis(100)..=minutes(5);
-        problems.within_time("redis.breaker_open_for", self.breaker_open_for, range);
+        problems.within("redis.queue", self.queue, 1..=1_000_000);
     }
 }
 

@@ -1,6 +1,9 @@
-//! The integration tests: one binary.
+//! The service from outside: one test binary, so that all tests share the private servers.
+#![cfg(test)]
 
-#[cfg(test)]
 mod cache;
-#[cfg(test)]
+mod config;
+mod harness;
+mod store;
+mod tidy;
 mod token;
