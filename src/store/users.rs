@@ -125,7 +125,7 @@ impl Store {
                 })
                 .collect()
         };
-        Ok(self.snapshot("user.list", &self.0.report, None, list).await?)
+        Ok(self.read("user.list", list).await?)
     }
 }
 

@@ -162,7 +162,7 @@ fn usage_is_read_from_the_replica() {
         let store = Store::connect(&config, &world.io.handle()).await.unwrap();
         assert!(store.usage(&"far".parse().unwrap()).await.unwrap().is_some());
         assert!(store.caller(&"far".parse().unwrap()).await.unwrap().is_none());
-        assert_eq!(store.users(None, 9).await.unwrap()[0].id.as_str(), "far");
+        assert_eq!(store.users(None, 9).await.unwrap()[0].id.as_str(), "near");
     });
 }
 
