@@ -37,6 +37,20 @@ async fn a_revoked_token_ends_at_once_and_the_users_others_go_on() {
 }
 
 #[actix_rt::test]
+async fn a_revocation_of_the_whole_token_holds_warm_and_cold() {
+    let world = World::start();
+    let end = FakeVerifier::claims("alice").expires_at;
+    for token in ["head.claims.warm", "head.claims.cold"] {
+        world.knows(token, FakeVerifier::claims("alice"));
+        world.directory.revoke(TokenHash::of(token), end);
+    }
+    world.ask("head.claims.warm").await.unwrap();
+    world.poll().await;
+    assert_eq!(world.ask("head.claims.warm").await, Err(AuthError::Revoked));
+    assert_eq!(world.ask("head.claims.cold").await, Err(AuthError::Revoked));
+}
+
+#[actix_rt::test]
 async fn a_revocation_of_what_was_signed_hits_every_form_of_the_signature() {
     let world = World::start();
     for token in ["head.claims.sig-a", "head.claims.sig-b"] {
