@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Desk, Failed, Output};
 use crate::{
     clock::StoreClock,
-    token::{Issuer, revocation_hash},
+    token::{Issuer, LEEWAY, revocation_hash},
 };
 
 #[derive(Debug, Subcommand)]
@@ -75,11 +75,11 @@ async fn issue(
     issuer.issue(user, role, plan, ttl).map_err(|error| Failed::usage(error.to_string()))
 }
 
-/// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything.
+/// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything. A token holds for the
+/// leeway longer.
 fn expiry(token: &str) -> Option<Timestamp> {
     let mut parts = token.split('.');
     let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
     let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-    let exp = claims.get("exp")?;
-    exp.as_i64().map(Timestamp::from_seconds)
+    claims.get("exp")?.as_i64().map(|seconds| Timestamp::from_seconds(seconds).plus(LEEWAY))
 }

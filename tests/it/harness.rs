@@ -1,3 +1,4 @@
-//! What tests stand on.
+//! What tests stand on: a world of its own for each test.
 
+pub(crate) mod app;
 pub(crate) mod servers;

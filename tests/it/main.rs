@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod cache;
+mod chat;
 mod config;
 mod harness;
 mod store;
