@@ -4,18 +4,12 @@
 //! workers. Down: no new requests, listener closed, streams get their grace, then an error frame, ledger flushed,
 //! connections closed.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+mod listener;
+
+use std::{io, net::SocketAddr, sync::Arc};
 
 use actix_rt::Arbiter;
-use actix_web::{
-    HttpServer,
-    dev::{Server, ServerHandle},
-};
+use actix_web::dev::{Server, ServerHandle};
 use actors::{
     auth,
     domain::Model,
@@ -27,20 +21,19 @@ use actors::{
     registry::{self, CatalogHandle},
     stats::{Parts, Stats, StatsHandle},
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::sync::watch;
 
 use crate::{
     cache,
     clock::StoreClock,
-    config::{Config, Provider, ServerConfig},
+    config::{Config, Provider},
     http::{Gate, Settings, Slots},
     io::IoThread,
     store::{InstanceLock, ModelSpec, Store},
     token::{AwcFetch, SetupError, Verifier},
     upstream::UpstreamConfigError,
     vitals::ProcessVitals,
-    worker::{self, Shared},
+    worker::Shared,
 };
 
 /// Why the service can't start. Each is a sentence for the operator.
@@ -81,8 +74,8 @@ impl From<io::Error> for BootError {
     }
 }
 
-/// A service that runs. Must be stopped by [`Service::stop`], or its last usage isn't flushed.
-pub struct Service {
+/// The service as it runs. Must be stopped by [`Gateway::stop`], or its last usage isn't flushed.
+pub struct Gateway {
     address: SocketAddr,
     config: Arc<Config>,
     store: Store,
@@ -103,7 +96,7 @@ pub fn install_crypto() {
     let _installed = rustls::crypto::aws_lc_rs::default_provider().install_default().is_ok();
 }
 
-impl Service {
+impl Gateway {
     /// Starts the service and returns when it takes requests.
     ///
     /// # Errors
@@ -119,9 +112,9 @@ impl Service {
         sync_clock(&clock, &store).await?;
         let cache = open_cache(&config, &store, &io, &clock).await?;
 
-        let listener = listen(&config.server)?;
+        let listener = listener::listen(&config.server)?;
         let address = listener.local_addr()?;
-        let slots = Slots::new(config.server.admission(open_files()).streams);
+        let slots = Slots::new(config.server.admission(listener::open_files()).streams);
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
         let catalog = engine.registry().await?;
@@ -157,7 +150,7 @@ impl Service {
             settings: Arc::new(settings(&config)),
             config: Arc::clone(&config),
         };
-        let server = serve(shared, listener)?;
+        let server = listener::serve(shared, listener)?;
         let service = Self {
             address,
             config,
@@ -378,56 +371,4 @@ fn settings(config: &Config) -> Settings {
         keepalive: config.stream.keepalive,
         allow_fields: config.providers.iter().filter_map(allowed).collect(),
     }
-}
-
-/// Raises the limit of open files as far as this process may, and returns it.
-fn open_files() -> u64 {
-    rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024)
-}
-
-/// Opens the listening socket. Accepted connections inherit its send buffer and its deadline for unacknowledged bytes:
-/// a client that never reads would otherwise hold 3.9 MB of kernel memory for ever (measured).
-fn listen(config: &ServerConfig) -> Result<TcpListener, BootError> {
-    let address = config.listen;
-    let unavailable = |error: io::Error| BootError::Unavailable(format!("can't listen on {address}: {error}"));
-    let open = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        SockRef::from(&socket).set_send_buffer_size(config.send_buffer_bytes)?;
-        socket.set_tcp_user_timeout(Some(config.write_timeout))?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(config.backlog).unwrap_or(i32::MAX))?;
-        Ok(TcpListener::from(socket))
-    };
-    open().map_err(unavailable)
-}
-
-/// How much longer than the grace actix waits before it cuts connections: streams end by themselves when it is over.
-const CUT_AFTER_GRACE: Duration = Duration::from_secs(10);
-
-fn serve(shared: Shared, listener: TcpListener) -> Result<Server, BootError> {
-    let config = Arc::clone(&shared.config);
-    let server = &config.server;
-    let workers = server.worker_count();
-    let connections = server.admission(open_files()).connections;
-    // A provider that can't be spoken to as configured is found out here, not in each worker.
-    crate::upstream::Providers::new(&config.providers)?;
-    let app = move || match shared.desk() {
-        Ok(desk) => worker::app(desk, worker::cors(&shared.config)),
-        Err(error) => unreachable!("the providers were checked before: {error}"),
-    };
-    let server = HttpServer::new(app)
-        .workers(workers)
-        .max_connections(connections.div_ceil(workers))
-        .backlog(server.backlog)
-        .keep_alive(server.keep_alive)
-        .client_request_timeout(server.header_timeout)
-        .client_disconnect_timeout(Duration::from_secs(1))
-        .tcp_nodelay(true)
-        .h1_allow_half_closed(false)
-        .shutdown_timeout((config.shutdown.grace + CUT_AFTER_GRACE).as_secs())
-        .disable_signals()
-        .listen(listener)?;
-    Ok(server.run())
 }

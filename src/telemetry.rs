@@ -11,10 +11,7 @@ use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{
-    config::{LogConfig, LogFormat},
-    http::ApiError,
-};
+use crate::config::{LogConfig, LogFormat};
 
 /// Starts logging. Later calls change nothing.
 pub fn start(config: &LogConfig) {
@@ -49,14 +46,12 @@ impl RootSpanBuilder for RequestSpan {
             Ok(response) if is_chat(response.request().path()) && !is_refused_by_route(response) => {}
             Ok(response) => {
                 let request_id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok());
-                let code = response.response().error().and_then(|error| error.as_error::<ApiError>());
                 tracing::info!(
                     target: "request",
                     request_id,
                     method = %response.request().method(),
                     path = response.request().path(),
                     status = response.status().as_u16(),
-                    code = code.map(|error| error.code().as_str()),
                 );
             }
             Err(error) => tracing::error!(target: "request", %error, "a request failed"),

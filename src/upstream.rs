@@ -4,7 +4,7 @@
 //! providers are spoken to by awc over HTTP/1.1; the simulator answers in process. Hosts, credentials and headers come
 //! from configuration only; of the caller's request the body and two labels are handed on.
 
-mod http;
+mod remote;
 mod simulator;
 
 use std::{
@@ -16,8 +16,8 @@ use actors::ports::{Patience, Upstream, UpstreamError, UpstreamRequest, Upstream
 use futures_util::future::LocalBoxFuture;
 
 use crate::config::Provider;
-use http::HttpProvider;
-pub use http::UpstreamConfigError;
+use remote::HttpProvider;
+pub use remote::UpstreamConfigError;
 use simulator::Simulator;
 
 /// Every configured provider, by name.

@@ -6,6 +6,7 @@
 mod amounts;
 mod catalog;
 mod code;
+mod finished;
 mod identity;
 mod posting;
 mod window;
@@ -13,6 +14,7 @@ mod window;
 pub use amounts::{Amounts, Nanodollars, Price, Usage};
 pub use catalog::{Catalog, CatalogRows, Class, Limits, Model, PassThrough, Plan, PlanLimit};
 pub use code::ErrorCode;
+pub use finished::{Finished, Timings};
 pub use identity::{
     Caller, CallerRecord, Claims, ClassId, InvalidId, ModelId, ModelKey, PlanId, RequestId, Role, TokenHash, UserId,
     UserKey,

@@ -20,8 +20,7 @@ use self::{
     labels::{End, MemoryKind, PoolState, Source, TokenKind},
 };
 use crate::{
-    domain::{Amounts, ErrorCode, Outcome, Timestamp},
-    outcome::Finished,
+    domain::{Amounts, ErrorCode, Finished, Outcome, Timestamp},
     stats::Stage,
 };
 

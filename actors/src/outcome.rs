@@ -9,39 +9,9 @@ use std::{
 };
 
 use crate::{
-    domain::{ErrorCode, ModelId, Outcome, RequestId, UserId},
+    domain::{ErrorCode, Finished, ModelId, Outcome, RequestId, Timings, UserId},
     ports::Clock,
 };
-
-/// Where a request's time went. What didn't happen is `None`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Timings {
-    /// Verifying the caller.
-    pub auth: Option<Duration>,
-    /// Reserving quota.
-    pub quota: Option<Duration>,
-    /// From asking the provider until the head of its answer.
-    pub connect: Option<Duration>,
-    /// From the request's arrival to the first frame, or to the whole answer where it isn't streamed.
-    pub ttft: Option<Duration>,
-    /// Our share of `ttft`: what is left when the provider's time is taken off.
-    pub overhead: Option<Duration>,
-    /// From the request's arrival to its end.
-    pub total: Duration,
-}
-
-/// A request that is over, as reports and metrics see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finished {
-    /// How it ended, if it was admitted.
-    pub outcome: Option<Outcome>,
-    /// What the client was told, or would have been, if it failed.
-    pub code: Option<ErrorCode>,
-    /// Whether the tokens are an estimate.
-    pub estimated: bool,
-    /// Where its time went.
-    pub timings: Timings,
-}
 
 /// Who is told of every finished request: reports and metrics. Must not block.
 pub type Audience = Arc<dyn Fn(&Finished) + Send + Sync>;

@@ -32,7 +32,7 @@ use self::{
     window::{Observation, Windows},
 };
 pub use self::{report::Report, window::Stage};
-use crate::{metrics::Metrics, outcome::Finished, ports::Clock};
+use crate::{domain::Finished, metrics::Metrics, ports::Clock};
 
 /// The most observations that wait. At 30,000 requests/s, a thread that isn't scheduled for a quarter of a second.
 const QUEUE: usize = 8192;

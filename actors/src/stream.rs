@@ -11,6 +11,7 @@
 //! `max_frame_bytes`, a whole answer `max_answer_bytes`.
 
 mod opening;
+mod reader;
 mod relay;
 pub mod sse;
 mod ticket;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-pub use relay::{Head, Relay};
+pub use reader::{Head, Relay};
 pub use ticket::Ticket;
 
 use crate::{

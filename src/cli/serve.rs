@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failed, INTERNAL, print};
 use crate::{
-    boot::Service,
+    boot::Gateway,
     clock::StoreClock,
     config::{self, Config},
     store::NewUser,
@@ -25,7 +25,7 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
     System::new().block_on(async move {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let (service, server) = Service::start(config).await?;
+        let (service, server) = Gateway::start(config).await?;
         let server = actix_rt::spawn(server);
         tracing::info!(address = %service.address(), "serving");
         if service.config().is_simulated() {
@@ -52,7 +52,7 @@ const GUEST: &str = "guest";
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Makes the line that a newcomer pastes: a chat with a fresh token, which only holds where the secret was made here.
-async fn invitation(service: &Service) -> Result<String, Failed> {
+async fn invitation(service: &Gateway) -> Result<String, Failed> {
     let user: UserId = GUEST.parse().map_err(|_invalid| Failed::usage("the guest has no valid id"))?;
     let plan = Some("unlimited".to_owned());
     service.store().set_user(NewUser { id: user.clone(), plan, role: Role::User }).await?;

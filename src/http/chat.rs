@@ -18,8 +18,8 @@ use actix_web::{
     web,
 };
 use actors::{
-    domain::{Caller, Catalog, ErrorCode, Model, Plan, PlanLimit},
-    outcome::{RequestOutcome, Timings},
+    domain::{Caller, Catalog, ErrorCode, Model, Plan, PlanLimit, Timings},
+    outcome::RequestOutcome,
     quota::{Ask, Figure, Permit, Reservation, Wish},
     stream::{Head, Job, Relay, RequestBody, Ticket, UpstreamStream, completion_ceiling, usage::estimate_prompt},
 };

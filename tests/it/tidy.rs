@@ -19,7 +19,7 @@ const MAX_SQL_LINES: usize = 10;
 ///
 /// The four that stand before the world don't know each other; `http` speaks to the engine only; nobody but the
 /// program itself knows how it is put together.
-const SERVICE_ARROWS: [(&str, &[&str]); 13] = [
+const SERVICE_ARROWS: [(&str, &[&str]); 15] = [
     ("main", &[]),
     ("lib", &[]),
     ("cli", &[]),
@@ -32,11 +32,13 @@ const SERVICE_ARROWS: [(&str, &[&str]); 13] = [
     ("store", &["token", "cache", "upstream", "http", "boot", "worker", "cli", "redis", "awc", "jsonwebtoken"]),
     ("config", &["http", "boot", "worker", "cli", "diesel", "redis", "awc", "jsonwebtoken"]),
     ("io", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli", "config", "telemetry"]),
+    ("clock", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli", "config"]),
+    ("vitals", &["token", "cache", "upstream", "boot", "worker", "cli", "config"]),
     ("telemetry", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli"]),
 ];
 
 /// The files of the engine that know no actor, no clock and no I/O.
-const PURE: [&str; 5] = ["quota::account", "stream::sse", "stream::usage", "ledger::batch", "stats::window"];
+const PURE: [&str; 5] = ["quota::account", "stream::sse", "stream::usage", "stats::window", "stats::histogram"];
 
 /// What pure files and the domain must not name.
 const IMPURE: [&str; 8] =

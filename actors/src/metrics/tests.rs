@@ -1,5 +1,7 @@
+//! Names, help texts and labels.
+
 use super::*;
-use crate::{domain::Nanodollars, outcome::Timings};
+use crate::domain::{Nanodollars, Timings};
 
 /// What a name may end in, before `_total`.
 const UNITS: &[&str] = &[

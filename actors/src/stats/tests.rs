@@ -1,12 +1,11 @@
+//! The actor, from its handle.
+
 use std::sync::Mutex;
 
 use actix_rt::{Arbiter, System};
 
 use super::*;
-use crate::{
-    domain::{ErrorCode, Outcome, Timestamp},
-    outcome::Timings,
-};
+use crate::domain::{ErrorCode, Outcome, Timestamp, Timings};
 
 /// A clock that stands still until it is moved.
 struct TestClock {

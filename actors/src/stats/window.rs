@@ -8,10 +8,7 @@
 use std::time::Duration;
 
 use super::histogram::Histogram;
-use crate::{
-    domain::{ErrorCode, Outcome},
-    outcome::{Finished, Timings},
-};
+use crate::domain::{ErrorCode, Finished, Outcome, Timings};
 
 /// Slots in a ring.
 const SLOTS: usize = 12;

@@ -13,7 +13,6 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -21,16 +20,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 
 use super::{
     Failure, Job,
+    reader::Head,
     sse::{Piece, PieceKind, Rest, Scanner, Watched},
     ticket::Ticket,
 };
 use crate::{
-    domain::{ErrorCode, Outcome},
-    outcome::Timings,
+    domain::{ErrorCode, Outcome, Timings},
     ports::{Clock, Patience, UpstreamBody},
 };
 
@@ -59,7 +58,7 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) phase: Phase,
     /// Whole frames to be handed over before anything else.
-    pub(super) ready: VecDeque<Bytes>,
+    ready: VecDeque<Bytes>,
     scanner: Scanner,
     /// Pieces of the chunk that was read last, not handed over yet.
     pieces: VecDeque<Piece>,
@@ -231,7 +230,13 @@ impl State {
         }
     }
 
-    fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
+    /// Begins the answer with a comment, before the provider has begun its own.
+    pub(super) fn commit(&mut self) {
+        self.ready.push_back(KEEPALIVE);
+        self.committed = true;
+    }
+
+    pub(super) fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
         if let Some(ticket) = &mut self.ticket {
             *timings = ticket.outcome().timings;
         }
@@ -254,7 +259,7 @@ impl State {
         }
     }
 
-    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+    pub(super) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         if let Some(frames) = self.ready.pop_front() {
             return self.hand_over(frames);
         }
@@ -268,7 +273,7 @@ impl State {
             }
             Phase::Finishing(mut body) => {
                 // Most bodies end with the bytes of `[DONE]`; then the connection is free again.
-                if Pin::new(&mut body).poll_next(cx).is_pending() {
+                if body.poll_next_unpin(cx).is_pending() {
                     self.phase = Phase::Finishing(body);
                 }
                 Poll::Ready(None)
@@ -294,7 +299,7 @@ impl State {
             if self.too_long {
                 return self.break_off(Outcome::ProviderError, Failure::new(ErrorCode::ProviderError));
             }
-            match Pin::new(&mut body).poll_next(cx) {
+            match body.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.silent_since = None;
                     self.read(Some(chunk));
@@ -364,65 +369,5 @@ impl State {
     fn break_off(&mut self, outcome: Outcome, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
         self.end(outcome, Some(failure.code));
         Poll::Ready(Some(Err(failure)))
-    }
-}
-
-/// How a request's answer begins.
-#[derive(Debug)]
-pub enum Head {
-    /// A stream: pull it.
-    Stream,
-    /// The whole answer, which is in the books.
-    Answer(Bytes),
-    /// None: nothing was sent to the client yet, so an error can be answered by its status.
-    Failed(Failure),
-}
-
-/// The reader's end of a stream. Dropping it before the end means that the client left: the provider's connection is
-/// closed at once.
-pub struct Relay {
-    pub(super) shared: Shared,
-    pub(super) left: Box<dyn Fn()>,
-}
-
-impl Relay {
-    /// Waits for the first frame, the whole answer or a failure, but no longer than `commit_after`: then the stream
-    /// begins with a comment, and a later failure is an error in the stream.
-    ///
-    /// `timings` takes what is known by then.
-    pub async fn head(&mut self, commit_after: Option<Duration>, timings: &mut Timings) -> Head {
-        let shared = Rc::clone(&self.shared);
-        let head = std::future::poll_fn(|cx| shared.borrow_mut().poll_head(cx, timings));
-        let Some(commit_after) = commit_after else { return head.await };
-        match tokio::time::timeout(commit_after, head).await {
-            Ok(head) => head,
-            Err(_elapsed) => {
-                let mut state = shared.borrow_mut();
-                state.ready.push_back(KEEPALIVE);
-                state.committed = true;
-                Head::Stream
-            }
-        }
-    }
-}
-
-impl Stream for Relay {
-    type Item = Result<Bytes, Failure>;
-
-    /// Yields whole frames; an error is the last item.
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.shared.borrow_mut().poll_frames(cx)
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let mut state = self.shared.borrow_mut();
-        state.end(Outcome::ClientGone, None);
-        if !matches!(state.phase, Phase::Finishing(_)) {
-            state.phase = Phase::Over;
-        }
-        drop(state);
-        (self.left)();
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query, sql_types,
 };
-use hasnot_engine::{boot::Service, config::Config, io::IoThread, store::Store};
+use hasnot_engine::{boot::Gateway, config::Config, io::IoThread, store::Store};
 use hne_load::{
     client::{Client, Request, Response},
     mock::{Ending, Entry, MockProvider, Options},
@@ -99,7 +99,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             actix_rt::System::new().block_on(async move {
-                let (service, server) = match Service::start(config).await {
+                let (service, server) = match Gateway::start(config).await {
                     Ok(running) => running,
                     Err(error) => {
                         started.send(Err(error.to_string())).unwrap();

@@ -1,3 +1,5 @@
+//! Windows against a list of everything that happened.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Streams in the forms that providers send, cut anywhere.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Usage as providers send it.
+
 use super::*;
 
 fn usage(json: &str) -> Option<Usage> {

@@ -5,16 +5,16 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 use actix_service::{Service, fn_service};
 use actix_tls::connect::{ConnectInfo, Connector as TcpConnector};
 use actors::ports::{Patience, UpstreamError, UpstreamRequest, UpstreamResponse};
+use awc::http::{
+    Uri, Version,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+        RETRY_AFTER, USER_AGENT,
+    },
+};
 use awc::{
     Client, ClientResponse, Connector,
     error::{ConnectError, SendRequestError},
-    http::{
-        Uri, Version,
-        header::{
-            ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-            RETRY_AFTER, USER_AGENT,
-        },
-    },
 };
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use rustls::{ClientConfig, RootCertStore};

@@ -1,0 +1,75 @@
+//! The reader's end of a stream: what the response is made of.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use super::{
+    Failure,
+    relay::{Phase, Shared},
+};
+use crate::domain::{Outcome, Timings};
+
+/// How a request's answer begins.
+#[derive(Debug)]
+pub enum Head {
+    /// A stream: pull it.
+    Stream,
+    /// The whole answer, which is in the books.
+    Answer(Bytes),
+    /// None: nothing was sent to the client yet, so an error can be answered by its status.
+    Failed(Failure),
+}
+
+/// The reader's end of a stream. Dropping it before the end means that the client left: the provider's connection is
+/// closed at once.
+pub struct Relay {
+    pub(super) shared: Shared,
+    pub(super) left: Box<dyn Fn()>,
+}
+
+impl Relay {
+    /// Waits for the first frame, the whole answer or a failure, but no longer than `commit_after`: then the stream
+    /// begins with a comment, and a later failure is an error in the stream.
+    ///
+    /// `timings` takes what is known by then.
+    pub async fn head(&mut self, commit_after: Option<Duration>, timings: &mut Timings) -> Head {
+        let shared = Rc::clone(&self.shared);
+        let head = std::future::poll_fn(|cx| shared.borrow_mut().poll_head(cx, timings));
+        let Some(commit_after) = commit_after else { return head.await };
+        match tokio::time::timeout(commit_after, head).await {
+            Ok(head) => head,
+            Err(_elapsed) => {
+                shared.borrow_mut().commit();
+                Head::Stream
+            }
+        }
+    }
+}
+
+impl Stream for Relay {
+    type Item = Result<Bytes, Failure>;
+
+    /// Yields whole frames; an error is the last item.
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.shared.borrow_mut().poll_frames(cx)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let mut state = self.shared.borrow_mut();
+        state.end(Outcome::ClientGone, None);
+        if !matches!(state.phase, Phase::Finishing(_)) {
+            state.phase = Phase::Over;
+        }
+        drop(state);
+        (self.left)();
+    }
+}
