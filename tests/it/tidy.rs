@@ -38,7 +38,8 @@ const SERVICE_ARROWS: [(&str, &[&str]); 15] = [
 ];
 
 /// The files of the engine that know no actor, no clock and no I/O.
-const PURE: [&str; 5] = ["quota::account", "stream::sse", "stream::usage", "stats::window", "stats::histogram"];
+const PURE: [&str; 6] =
+    ["quota::account", "stream::sse", "stream::usage", "ledger::batch", "stats::window", "stats::histogram"];
 
 /// What pure files and the domain must not name.
 const IMPURE: [&str; 8] =
