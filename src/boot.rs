@@ -13,7 +13,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actors::{
     auth,
     domain::Model,
-    ledger::{LedgerHandle, UsageLedger},
+    ledger::{self, LedgerHandle, UsageLedger},
     metrics::{Metrics, StoreOp},
     outcome::Audience,
     ports::{CatalogSource, Clock, Directory, LedgerStore, SharedCache, StoreError},
@@ -118,8 +118,10 @@ impl Gateway {
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
         let catalog = engine.registry().await?;
-        let (accounts, ledger) = engine.ledger();
-        let (stats, metrics) = engine.stats(&slots, &ledger)?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), engine.clock.wall());
+        let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
+        let (accounts, ledger) = engine.ledger(&catalog, &metrics);
+        let stats = engine.stats(&slots, &ledger, &metrics);
         let verifier = engine.verifier().await?;
         let arbiters = engine.arbiters;
 
@@ -256,19 +258,23 @@ impl Engine<'_> {
         Ok(catalog)
     }
 
-    fn ledger(&mut self) -> (Arc<Accounts>, LedgerHandle) {
+    fn ledger(&mut self, catalog: &CatalogHandle, metrics: &Metrics) -> (Arc<Accounts>, LedgerHandle) {
         let store: Arc<dyn LedgerStore> = Arc::new(self.store.clone());
         let max_accounts = self.config.quota.max_accounts;
         let accounts = Arc::new(Accounts::new(Arc::clone(&store), max_accounts, self.clock.now()));
-        let cache = Arc::clone(self.cache);
-        let (config, clock) = (self.config.ledger.clone(), self.clock());
-        let ledger = UsageLedger::start(config, Arc::clone(&accounts), store, cache, clock, &self.thread());
+        let ports = ledger::Ports {
+            store,
+            accounts: Arc::clone(&accounts),
+            cache: Arc::clone(self.cache),
+            catalog: catalog.clone(),
+            metrics: metrics.clone(),
+            clock: self.clock(),
+        };
+        let ledger = UsageLedger::start(self.config.ledger.clone(), ports, &self.thread());
         (accounts, ledger)
     }
 
-    fn stats(&mut self, slots: &Arc<Slots>, ledger: &LedgerHandle) -> Result<(StatsHandle, Metrics), BootError> {
-        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), self.clock.wall());
-        let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
+    fn stats(&mut self, slots: &Arc<Slots>, ledger: &LedgerHandle, metrics: &Metrics) -> StatsHandle {
         let vitals = ProcessVitals {
             store: self.store.clone(),
             slots: Arc::clone(slots),
@@ -284,7 +290,7 @@ impl Engine<'_> {
             stats.post_database(took, ok);
             metrics.store_called(store_op(op), ok, took);
         }));
-        Ok((stats, metrics))
+        stats
     }
 
     async fn verifier(&mut self) -> Result<Verifier, BootError> {

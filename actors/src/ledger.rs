@@ -12,6 +12,7 @@ mod books;
 mod flush;
 
 use std::{
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,11 +26,13 @@ use tokio::sync::oneshot;
 pub use books::{Books, Entry, Shelf};
 
 use crate::{
-    domain::Timestamp,
-    ports::{Clock, LedgerStore, SharedCache},
-    quota::Accounts,
+    domain::{ClassId, Timestamp},
+    metrics::{ClassMetrics, Metrics},
+    ports::{Batch, Clock, LedgerStore, SharedCache},
+    quota::{Account, Accounts},
+    registry::CatalogHandle,
 };
-use flush::{FlushError, Flushed, Flusher};
+use flush::{FlushError, Flusher};
 
 /// How usage is booked: `[ledger]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -106,13 +109,29 @@ impl Message for Flush {
     type Result = oneshot::Receiver<()>;
 }
 
+/// What the ledger works with.
+pub struct Ports {
+    /// The books.
+    pub store: Arc<dyn LedgerStore>,
+    /// The accounts, which are told what has reached the store.
+    pub accounts: Arc<Accounts>,
+    /// Where snapshots of usage go.
+    pub cache: Arc<dyn SharedCache>,
+    /// The names of classes.
+    pub catalog: CatalogHandle,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
 /// The actor.
 pub struct UsageLedger {
     config: Config,
+    ports: Ports,
     shelf: Arc<Shelf>,
-    accounts: Arc<Accounts>,
-    cache: Arc<dyn SharedCache>,
-    clock: Arc<dyn Clock>,
+    /// What is counted for each class.
+    classes: HashMap<ClassId, ClassMetrics>,
     /// Away while a batch is in flight.
     flusher: Option<Flusher>,
     not_before: Instant,
@@ -123,24 +142,16 @@ pub struct UsageLedger {
 impl UsageLedger {
     /// Starts the ledger on a thread of its own.
     #[must_use]
-    pub fn start(
-        config: Config,
-        accounts: Arc<Accounts>,
-        store: Arc<dyn LedgerStore>,
-        cache: Arc<dyn SharedCache>,
-        clock: Arc<dyn Clock>,
-        arbiter: &ArbiterHandle,
-    ) -> LedgerHandle {
+    pub fn start(config: Config, ports: Ports, arbiter: &ArbiterHandle) -> LedgerHandle {
         let shelf = Shelf::new(config.max_pending, config.flush_postings);
-        let flusher = Flusher::new(Arc::clone(&shelf), store);
-        let not_before = clock.now();
+        let flusher = Flusher::new(Arc::clone(&shelf), Arc::clone(&ports.store));
+        let not_before = ports.clock.now();
         let books = Arc::clone(&shelf);
         let addr = Self::start_in_arbiter(arbiter, move |_| Self {
             config,
+            ports,
             shelf: books,
-            accounts,
-            cache,
-            clock,
+            classes: HashMap::new(),
             flusher: Some(flusher),
             not_before,
             backoff: Duration::ZERO,
@@ -151,61 +162,86 @@ impl UsageLedger {
 
     /// Starts bringing a batch into the store, unless one is on its way or the store needs a rest.
     fn fly(&mut self, ctx: &mut Context<Self>) {
-        if self.clock.now() < self.not_before {
+        if self.ports.clock.now() < self.not_before {
             return;
         }
         let Some(mut flusher) = self.flusher.take() else { return };
+        let started = self.ports.clock.now();
         let flight = async move {
             let result = flusher.flush().await;
             (flusher, result)
         };
-        ctx.spawn(flight.into_actor(self).map(|(flusher, result), ledger, ctx| {
+        ctx.spawn(flight.into_actor(self).map(move |(flusher, result), ledger, ctx| {
+            let took = ledger.ports.clock.now().saturating_duration_since(started);
+            let under_way = flusher.under_way();
             ledger.flusher = Some(flusher);
-            ledger.land(result, ctx);
+            match result {
+                Ok(None) => ledger.nothing_waits(),
+                Ok(Some(batch)) => {
+                    ledger.ports.metrics.flushed(true, batch.postings.len(), took);
+                    ledger.landed(&batch, ctx);
+                }
+                Err(error) => {
+                    ledger.ports.metrics.flushed(false, under_way, took);
+                    ledger.rest(&error);
+                }
+            }
         }));
     }
 
-    fn land(&mut self, result: Result<Option<Flushed>, FlushError>, ctx: &mut Context<Self>) {
-        match result {
-            Ok(None) => {
-                for waiter in self.waiting.drain(..) {
-                    // Whoever left needs no answer.
-                    let _left = waiter.send(()).is_err();
-                }
-            }
-            Ok(Some(flushed)) => {
-                self.backoff = Duration::ZERO;
-                self.book(&flushed);
-                if flushed.postings >= self.config.flush_postings || !self.waiting.is_empty() {
-                    self.fly(ctx);
-                }
-            }
-            Err(error) => {
-                self.backoff = (self.backoff * 2).clamp(self.config.flush_interval, MAX_BACKOFF);
-                self.not_before = self.clock.now() + self.backoff;
-                tracing::warn!(target: "ledger", %error, rows = self.shelf.lag_rows(), "postings wait for the store");
-            }
+    fn nothing_waits(&mut self) {
+        for waiter in self.waiting.drain(..) {
+            // Whoever left needs no answer.
+            let _left = waiter.send(()).is_err();
+        }
+    }
+
+    fn landed(&mut self, batch: &Batch, ctx: &mut Context<Self>) {
+        self.backoff = Duration::ZERO;
+        self.count(batch);
+        self.tell(batch);
+        if batch.postings.len() >= self.config.flush_postings || !self.waiting.is_empty() {
+            self.fly(ctx);
+        }
+    }
+
+    /// Lets the store rest, the longer the more often it failed.
+    fn rest(&mut self, error: &FlushError) {
+        self.backoff = (self.backoff * 2).clamp(self.config.flush_interval, MAX_BACKOFF);
+        self.not_before = self.ports.clock.now() + self.backoff;
+        tracing::warn!(target: "ledger", %error, rows = self.shelf.lag_rows(), "postings wait for the store");
+    }
+
+    fn count(&mut self, batch: &Batch) {
+        for posting in &batch.postings {
+            let class = self.classes.entry(posting.class).or_insert_with(|| {
+                let catalog = self.ports.catalog.current();
+                self.ports.metrics.class(catalog.class_name(posting.class))
+            });
+            class.posted(posting.outcome, posting.estimated, &posting.amounts);
         }
     }
 
     /// Tells accounts and the shared cache what has reached the store.
-    fn book(&self, flushed: &Flushed) {
-        for (user, postings) in &flushed.users {
-            if let Some((id, accounts)) = self.accounts.post_flushed(*user, *postings) {
-                let classes: Vec<_> = accounts
-                    .iter()
-                    .map(|(class, account)| {
-                        serde_json::json!({
-                            "class": class,
-                            "window": account.window.kind(),
-                            "resets_at": account.window.end().to_rfc3339(),
-                            "used": account.used,
-                            "reserved": account.reserved,
-                        })
-                    })
-                    .collect();
-                self.cache.post_usage(&id, serde_json::json!({ "classes": classes }));
-            }
+    fn tell(&self, batch: &Batch) {
+        let mut users = BTreeMap::new();
+        for posting in &batch.postings {
+            *users.entry(posting.user).or_insert(0) += 1;
+        }
+        let catalog = self.ports.catalog.current();
+        for (user, postings) in users {
+            let Some((id, accounts)) = self.ports.accounts.post_flushed(user, postings) else { continue };
+            let class = |(class, account): &(ClassId, Account)| {
+                serde_json::json!({
+                    "class": catalog.class_name(*class),
+                    "window": account.window.kind(),
+                    "resets_at": account.window.end().to_rfc3339(),
+                    "used": account.used,
+                    "reserved": account.reserved,
+                })
+            };
+            let classes: Vec<_> = accounts.iter().map(class).collect();
+            self.ports.cache.post_usage(&id, serde_json::json!({ "classes": classes }));
         }
     }
 

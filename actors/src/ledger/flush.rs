@@ -6,15 +6,12 @@
 //!   batch's start (nothing was applied) or at its end (all of it was), since they move in the batch's transaction.
 //! - Where they stand elsewhere, someone else writes these books or the store was put back: nothing is applied.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::books::Shelf;
-use crate::{
-    domain::UserKey,
-    ports::{ApplyError, Batch, LedgerStore, StoreError},
-};
+use crate::ports::{ApplyError, Batch, LedgerStore, StoreError};
 
 /// Why nothing more can be flushed for now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,15 +29,6 @@ pub(super) enum FlushError {
     },
 }
 
-/// A batch that has reached the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Flushed {
-    /// How many postings.
-    pub(super) postings: usize,
-    /// Whose, and how many of each.
-    pub(super) users: BTreeMap<UserKey, u64>,
-}
-
 /// The state between two flushes.
 pub(super) struct Flusher {
     shelf: Arc<Shelf>,
@@ -50,12 +38,17 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
+    /// Returns how many postings the current batch has; 0 where none is on its way.
+    pub(super) fn under_way(&self) -> usize {
+        self.current.as_ref().map_or(0, |batch| batch.postings.len())
+    }
+
     pub(super) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
         Self { shelf, store, current: None, uncertain: false }
     }
 
-    /// Brings one batch into the store. `None` where nothing waits.
-    pub(super) async fn flush(&mut self) -> Result<Option<Flushed>, FlushError> {
+    /// Brings one batch into the store and returns it. `None` where nothing waits.
+    pub(super) async fn flush(&mut self) -> Result<Option<Arc<Batch>>, FlushError> {
         let batch = match &self.current {
             Some(batch) => Arc::clone(batch),
             None => {
@@ -81,11 +74,7 @@ impl Flusher {
         self.current = None;
         self.uncertain = false;
         self.shelf.release(batch.postings.len());
-        let mut users = BTreeMap::new();
-        for posting in &batch.postings {
-            *users.entry(posting.user).or_insert(0) += 1;
-        }
-        Ok(Some(Flushed { postings: batch.postings.len(), users }))
+        Ok(Some(batch))
     }
 
     async fn was_applied(&self, batch: &Batch) -> Result<bool, FlushError> {
