@@ -134,6 +134,7 @@ impl Gateway {
             directory: Arc::new(store.clone()) as Arc<dyn Directory>,
             clock: Arc::clone(&clock),
             feed: Arc::clone(catalog.feed()),
+            metrics: metrics.clone(),
         };
         let shared = Shared {
             auth,

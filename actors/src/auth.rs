@@ -33,6 +33,7 @@ use serde::Deserialize;
 
 use crate::{
     domain::{Caller, ErrorCode, TokenHash},
+    metrics::Metrics,
     ports::{Clock, Directory, SharedCache, TokenVerifier},
     registry::Feed,
 };
@@ -109,6 +110,8 @@ pub struct Ports {
     pub clock: Arc<dyn Clock>,
     /// What was changed: the registry's.
     pub feed: Arc<Feed>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// Asks this thread's AuthCache. Not `Send`: a question to another thread costs milliseconds at p99.9.

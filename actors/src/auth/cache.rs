@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    metrics::AuthLevel,
     registry::Revocation,
     reply::{Reply, Waiters},
 };
@@ -95,8 +96,13 @@ impl AuthCache {
         self.memory.follow_feed();
         let (now, wall) = (self.ports.clock.now(), self.ports.clock.wall());
         let Some(known) = self.memory.known(hash, now, wall) else {
-            return self.memory.refusal(hash, now);
+            let refusal = self.memory.refusal(hash, now);
+            if refusal.is_some() {
+                self.ports.metrics.auth_looked_up(AuthLevel::Refused);
+            }
+            return refusal;
         };
+        self.ports.metrics.auth_looked_up(AuthLevel::Memory);
         let caller = Arc::clone(&known.caller);
         if let Kind::Key(noted) = &known.kind
             && self.touches.note(*hash, noted, wall)
@@ -111,6 +117,7 @@ impl AuthCache {
             return Reply::Now(answer);
         }
         if let Some(flight) = self.token_flights.get(&hash) {
+            self.ports.metrics.auth_coalesced();
             return Reply::Later(flight.waiters.clone());
         }
         if self.token_flights.len() >= MAX_FLIGHTS {
@@ -261,6 +268,7 @@ impl AuthCache {
     }
 
     fn refuse(&mut self, hash: TokenHash, error: AuthError) {
+        self.ports.metrics.auth_looked_up(AuthLevel::Refused);
         if error != AuthError::Unavailable {
             self.memory.add_refusal(hash, error, self.ports.clock.now());
         }

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use super::{AuthError, Ports};
 use crate::{
     domain::{CallerRecord, Role, Timestamp, TokenHash, UserId},
+    metrics::AuthLevel,
     ports::{StoreError, TokenError},
 };
 
@@ -117,8 +118,10 @@ pub(super) async fn find_user(
         // A copy that says «disabled» is no reason to refuse: the store is asked first.
         && copy.id == *user && !copy.disabled && ports.feed.trusts_copy(&copy, now)
     {
+        ports.metrics.auth_looked_up(AuthLevel::Shared);
         return Ok(Some(copy));
     }
+    ports.metrics.auth_looked_up(AuthLevel::Store);
     let mut record = ports.directory.caller(user).await.map_err(|error| unavailable(&error))?;
     if record.is_none()
         && let Unknown::Add(plan) = unknown

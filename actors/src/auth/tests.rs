@@ -42,6 +42,7 @@ impl World {
             directory: directory.clone(),
             clock: clock.clone(),
             feed: feed.clone(),
+            metrics: Metrics::new("test", Timestamp(0)).unwrap(),
         };
         let auth = AuthHandle::start(config, ports);
         let world = Self { verifier, cache, directory, clock, feed, auth };

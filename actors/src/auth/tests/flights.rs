@@ -133,6 +133,7 @@ async fn an_actor_that_dies_of_a_defect_is_replaced() {
         directory: world.directory.clone(),
         clock: clock.clone(),
         feed: world.feed.clone(),
+        metrics: Metrics::new("test", Timestamp(0)).unwrap(),
     };
     let auth = AuthHandle::start(Config { provision: Provision::Reject, cache_entries: 10 }, ports);
     auth.ask_caller("alice").await.unwrap();
