@@ -5,7 +5,7 @@
 //! response body pulls them through the [`Relay`], which both share.
 //!
 //! connecting → waiting for the first frame → relaying → ended, with one exit that settles the reservation and finishes
-//! the [`RequestOutcome`]; see `relay`.
+//! the [`RequestOutcome`](crate::outcome::RequestOutcome); see `relay`.
 //!
 //! Limits: one chunk of the provider's and a few comments are held for a stream; a frame has at most
 //! `max_frame_bytes`, a whole answer `max_answer_bytes`.

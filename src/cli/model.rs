@@ -27,7 +27,7 @@ pub(super) struct Add {
     /// Its quota class; made if there is none of that name.
     #[arg(long)]
     class: String,
-    /// The provider that serves it: a name under [providers].
+    /// The provider that serves it: a name under `[providers]`.
     #[arg(long)]
     provider: String,
     /// What the provider calls it; the id if absent.
