@@ -32,7 +32,8 @@ use crate::{
     quota::{Account, Accounts},
     registry::CatalogHandle,
 };
-use flush::{FlushError, Flusher};
+use flush::FlushError;
+pub(crate) use flush::Flusher;
 
 /// How usage is booked: `[ledger]`.
 #[derive(Debug, Clone, Deserialize)]

@@ -11,6 +11,8 @@
 mod account;
 mod accounts;
 mod reservation;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -15,7 +15,7 @@ use crate::ports::{ApplyError, Batch, LedgerStore, StoreError};
 
 /// Why nothing more can be flushed for now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FlushError {
+pub(crate) enum FlushError {
     /// The store gave no answer: try later.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -30,7 +30,7 @@ pub(super) enum FlushError {
 }
 
 /// The state between two flushes.
-pub(super) struct Flusher {
+pub(crate) struct Flusher {
     shelf: Arc<Shelf>,
     store: Arc<dyn LedgerStore>,
     current: Option<Arc<Batch>>,
@@ -39,16 +39,16 @@ pub(super) struct Flusher {
 
 impl Flusher {
     /// Returns how many postings the current batch has; 0 where none is on its way.
-    pub(super) fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.current.as_ref().map_or(0, |batch| batch.postings.len())
     }
 
-    pub(super) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
+    pub(crate) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
         Self { shelf, store, current: None, uncertain: false }
     }
 
     /// Brings one batch into the store and returns it. `None` where nothing waits.
-    pub(super) async fn flush(&mut self) -> Result<Option<Arc<Batch>>, FlushError> {
+    pub(crate) async fn flush(&mut self) -> Result<Option<Arc<Batch>>, FlushError> {
         let batch = match &self.current {
             Some(batch) => Arc::clone(batch),
             None => {

@@ -1,0 +1,168 @@
+//! Gate, accounts and ledger together, over books in memory.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::{
+    domain::{ClassId, Limits, Nanodollars, Outcome, PlanId, Price, Role, UserKey, WindowKind},
+    ledger::{Flusher, Shelf},
+    testing::{FakeLedger, ManualClock},
+};
+
+const IDLE: Duration = Duration::from_secs(60);
+
+struct World {
+    store: Arc<FakeLedger>,
+    clock: Arc<ManualClock>,
+    accounts: Arc<Accounts>,
+    shelf: Arc<Shelf>,
+    gate: QuotaHandle,
+}
+
+impl World {
+    fn start(max_accounts: usize, max_pending: usize) -> Rc<Self> {
+        let (store, clock) = (Arc::new(FakeLedger::default()), Arc::new(ManualClock::new()));
+        let accounts = Arc::new(Accounts::new(store.clone(), max_accounts, clock.now()));
+        let shelf = Shelf::new(max_pending, 100);
+        let config = Config { max_accounts, idle_timeout: IDLE, load_timeout: Duration::from_secs(5) };
+        let gate = QuotaGate::start(config, accounts.clone(), shelf.open_books(), clock.clone());
+        Rc::new(Self { store, clock, accounts, shelf, gate })
+    }
+
+    async fn admit(&self, user: i64, requests: Option<i64>) -> Result<(Permit, Reservation), QuotaError> {
+        self.gate.ask_admit(&plan(), wish(user, requests)).await
+    }
+
+    /// Brings what was settled into the store.
+    async fn flush(&self) -> usize {
+        let mut flusher = Flusher::new(self.shelf.clone(), self.store.clone());
+        let batch = flusher.flush().await.unwrap();
+        let postings = batch.map_or_else(Vec::new, |batch| batch.postings.clone());
+        for posting in &postings {
+            self.accounts.post_flushed(posting.user, 1);
+        }
+        postings.len()
+    }
+}
+
+fn plan() -> Plan {
+    Plan {
+        id: PlanId(1),
+        name: "test".into(),
+        requests_per_minute: None,
+        concurrent_streams: Some(1_000),
+        open: false,
+        lines: Vec::new(),
+    }
+}
+
+fn wish(user: i64, requests: Option<i64>) -> Wish {
+    let id = format!("user-{user}").parse().unwrap();
+    let caller = Arc::new(Caller { key: UserKey(user), id, role: Role::User, plan: PlanId(1) });
+    let limits = Limits { requests, ..Limits::default() };
+    let line = PlanLimit { class: ClassId(1), window: WindowKind::Day, limits };
+    let ask = Ask { prompt_tokens: 3, completion_tokens: 5, price: Price::default() };
+    Wish { caller, model: ModelKey(1), line, ask }
+}
+
+fn settle(world: &World, reservation: Reservation) {
+    let amounts = Amounts { requests: 1, prompt_tokens: 3, completion_tokens: 4, cost: Nanodollars(0) };
+    let at = world.clock.wall();
+    reservation.settle(Settlement { outcome: Outcome::Completed, estimated: false, amounts, at });
+}
+
+#[actix_rt::test]
+async fn cold_requests_of_many_users_share_statements() {
+    let world = World::start(1_000, 1_000);
+    let asked = join_all((0..200).map(|n| world.admit(n % 50, Some(1_000)))).await;
+    assert!(asked.iter().all(Result::is_ok));
+    assert!(world.store.reads.calls() <= 3, "{} statements", world.store.reads.calls());
+}
+
+#[actix_rt::test]
+async fn an_unread_account_is_refused_and_read_again_by_the_next() {
+    let world = World::start(1_000, 1_000);
+    world.store.reads.set_down(true);
+    assert_eq!(world.admit(1, Some(1)).await.err(), Some(QuotaError::Unavailable));
+    world.store.reads.set_down(false);
+    assert!(world.admit(1, Some(1)).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn a_limit_is_exact_and_a_released_place_is_free_again() {
+    let world = World::start(1_000, 1_000);
+    let admitted: Vec<_> = join_all((0..100).map(|_| world.admit(1, Some(7)))).await.into_iter().flatten().collect();
+    assert_eq!(admitted.len(), 7);
+    drop(admitted);
+    assert_eq!(world.shelf.open_entries(), 0);
+    let (_permit, reservation) = world.admit(1, Some(1)).await.unwrap();
+    settle(&world, reservation);
+    assert!(matches!(world.admit(1, Some(1)).await, Err(QuotaError::Exhausted(_))));
+}
+
+#[actix_rt::test]
+async fn full_books_refuse_and_promise_nothing() {
+    let world = World::start(1_000, 1);
+    let first = world.admit(1, Some(2)).await.unwrap();
+    assert_eq!(world.admit(1, Some(2)).await.err(), Some(QuotaError::BooksFull));
+    drop(first);
+    let (_permit, reservation) = world.admit(1, Some(2)).await.unwrap();
+    settle(&world, reservation);
+    assert_eq!(world.admit(1, Some(2)).await.err(), Some(QuotaError::BooksFull), "until the posting has arrived");
+    assert_eq!(world.flush().await, 1);
+    assert!(world.admit(1, Some(2)).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn a_user_is_forgotten_only_when_the_store_knows_everything() {
+    let world = World::start(16, 1_000);
+    let (permit, reservation) = world.admit(0, Some(2)).await.unwrap();
+    settle(&world, reservation);
+    drop(permit);
+    world.clock.advance(IDLE * 2);
+    // The shard is full of a user whose posting is on its way.
+    assert_eq!(world.admit(16, Some(2)).await.err(), Some(QuotaError::Unavailable));
+    assert_eq!(world.flush().await, 1);
+    assert!(world.admit(16, Some(2)).await.is_ok());
+    world.clock.advance(IDLE * 2);
+    let (_permit, reservation) = world.admit(0, Some(2)).await.unwrap();
+    settle(&world, reservation);
+    assert!(matches!(world.admit(0, Some(2)).await, Err(QuotaError::Exhausted(_))), "what was used was read again");
+}
+
+#[actix_rt::test]
+async fn a_new_day_starts_at_zero_and_the_old_one_is_settled_in_its_own() {
+    let world = World::start(1_000, 1_000);
+    world.clock.set_wall(ManualClock::START.plus(Duration::from_secs(86_399)));
+    let (_permit, yesterday) = world.admit(1, Some(1)).await.unwrap();
+    world.clock.set_wall(ManualClock::START.plus(Duration::from_secs(86_401)));
+    let (_permit, today) = world.admit(1, Some(1)).await.unwrap();
+    settle(&world, yesterday);
+    settle(&world, today);
+    assert_eq!(world.flush().await, 2);
+    let days: Vec<_> = world.store.rows().iter().map(|row| row.windows()[0].start().seconds() / 86_400).collect();
+    assert_eq!(days[0] + 1, days[1]);
+}
+
+#[actix_rt::test]
+async fn a_lost_acknowledgement_counts_once() {
+    let world = World::start(1_000, 1_000);
+    let (_permit, reservation) = world.admit(1, None).await.unwrap();
+    settle(&world, reservation);
+    let mut flusher = Flusher::new(world.shelf.clone(), world.store.clone());
+    world.store.acknowledgements.set_down(true);
+    assert!(flusher.flush().await.is_err());
+    world.store.acknowledgements.set_down(false);
+    assert_eq!(flusher.flush().await.unwrap().unwrap().postings.len(), 1);
+    assert_eq!(world.store.rows().len(), 1);
+    world.store.applies.set_down(true);
+    let (_permit, reservation) = world.admit(1, None).await.unwrap();
+    settle(&world, reservation);
+    assert!(flusher.flush().await.is_err());
+    world.store.applies.set_down(false);
+    assert!(flusher.flush().await.unwrap().is_some());
+    assert_eq!(world.store.rows().len(), 2);
+    assert_eq!(world.shelf.lag_rows(), 0);
+}
