@@ -4,6 +4,11 @@
 
 mod charges;
 mod failures;
+mod frames;
+mod leaving;
+mod ledger;
+mod limits;
+mod silence;
 
 use hne_load::client::{Client, Frame};
 use serde_json::{Value, json};

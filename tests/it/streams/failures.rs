@@ -51,7 +51,10 @@ fn failures(streamed: bool) {
     let rows = app.wait_for_postings(CASES.len());
     assert_eq!(charges(&rows, "unlucky"), [Charge::nothing("provider_error"); CASES.len()]);
     let usage = run(async { caller(&app, "unlucky").get("/api/usage").await.unwrap().json().await.unwrap() });
-    assert_eq!((&usage["classes"][0]["requests"]["used"], &usage["classes"][0]["requests"]["reserved"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&usage["classes"][0]["requests"]["used"], &usage["classes"][0]["requests"]["reserved"]),
+        (&json!(0), &json!(0))
+    );
 }
 
 #[test]
@@ -133,7 +136,14 @@ fn add_models(app: &TestApp, models: &[(&str, &str, &str, &str)]) {
 fn fallbacks_are_asked_in_order_each_priced_and_classed_as_itself() {
     let app = TestApp::on(Database::Sqlite).start();
     let broken = "status-401";
-    add_models(&app, &[("one", "basic", "1", broken), ("two", "basic", "2", broken), ("three", "premium", "3", "prompt-5+completion-7")]);
+    add_models(
+        &app,
+        &[
+            ("one", "basic", "1", broken),
+            ("two", "basic", "2", broken),
+            ("three", "premium", "3", "prompt-5+completion-7"),
+        ],
+    );
     let client = app.client("ann");
     run(async {
         let mut response = stream(&client, &chat("one", "falls")).await;
