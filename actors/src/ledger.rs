@@ -272,6 +272,8 @@ impl Handler<Flush> for UsageLedger {
     fn handle(&mut self, _: Flush, ctx: &mut Context<Self>) -> Self::Result {
         let (sender, done) = oneshot::channel();
         self.waiting.push(sender);
+        // Whoever asks can't wait for the end of a pause.
+        self.not_before = self.clock.now();
         self.fly(ctx);
         actix::MessageResult(done)
     }

@@ -6,5 +6,6 @@ mod chat;
 mod config;
 mod harness;
 mod store;
+mod streams;
 mod tidy;
 mod token;

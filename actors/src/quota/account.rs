@@ -120,6 +120,19 @@ impl Account {
         Ok(granted)
     }
 
+    /// Promises this ask in place of what the same request was granted before, so that it never counts twice.
+    ///
+    /// # Errors
+    /// As [`Account::reserve`]; what was granted stands then.
+    pub fn exchange(&mut self, granted: Amounts, ask: &Ask, limits: &Limits) -> Result<Amounts, Dimension> {
+        self.reserved -= granted;
+        let exchanged = self.reserve(ask, limits);
+        if exchanged.is_err() {
+            self.reserved += granted;
+        }
+        exchanged
+    }
+
     /// Promises more to a request that has outgrown what it was granted, as much of it as is left. Returns what was
     /// added; zero where a ceiling is reached.
     pub fn extend(&mut self, completion_tokens: i64, cost: Nanodollars, limits: &Limits) -> Amounts {
@@ -232,6 +245,17 @@ mod tests {
         assert_eq!(account.reserve(&ask(60, 1_000), &limits).unwrap().completion_tokens, 40);
         assert_eq!(account.reserve(&ask(0, 10), &limits), Err(Dimension::Tokens));
         assert_eq!(account.extend(5, Nanodollars(0), &limits), Amounts::ZERO);
+    }
+
+    #[test]
+    fn the_last_request_can_be_exchanged_and_stands_where_it_can_not() {
+        let limits = Limits { requests: Some(1), tokens: Some(100), ..Limits::default() };
+        let mut account = account();
+        let first = account.reserve(&ask(10, 1_000), &limits).unwrap();
+        let second = account.exchange(first, &ask(20, 30), &limits).unwrap();
+        assert_eq!((account.reserved, second.tokens()), (second, 50));
+        assert_eq!(account.exchange(second, &ask(101, 0), &limits), Err(Dimension::Tokens));
+        assert_eq!(account.reserved, second);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::account::{Account, Meter};
 use crate::{
-    domain::{AccountKey, Amounts, ClassId, UserId, UserKey, Window},
+    domain::{AccountKey, Amounts, ClassId, Timestamp, UserId, UserKey, Window},
     ports::{LedgerStore, StoreError},
 };
 
@@ -58,10 +58,21 @@ impl Counts {
         self.accounts.iter_mut().find(find).map(|(_, account)| account)
     }
 
-    /// Replaces a promise by the truth. `posted` says whether a posting of it is on its way to the store.
-    pub(crate) fn settle(&mut self, class: ClassId, window: Window, granted: Amounts, truth: Amounts, posted: bool) {
-        if let Some(account) = self.account(class, window) {
-            account.settle(granted, truth);
+    /// Replaces a promise, made at that time in that class and window, by the truth, which counts in the windows of
+    /// both kinds, as it does in the store. `posted` says whether a posting of it is on its way there.
+    pub(crate) fn settle(
+        &mut self,
+        (class, window, opened_at): (ClassId, Window, Timestamp),
+        granted: Amounts,
+        truth: Amounts,
+        posted: bool,
+    ) {
+        for (_, account) in self.accounts.iter_mut().filter(|(of, _)| *of == class) {
+            if account.window == window {
+                account.settle(granted, truth);
+            } else if account.window == account.window.kind().at(opened_at) {
+                account.settle(Amounts::ZERO, truth);
+            }
         }
         self.unflushed += u64::from(posted);
     }
@@ -186,10 +197,11 @@ impl Accounts {
 
     /// Reads what is queued until nothing is. Run by an actor, not by a request, since a request may go away.
     pub(crate) async fn fly(self: Arc<Self>) {
-        let _landing = Landing(&self);
+        let mut landing = Landing { accounts: &self, done: false };
         loop {
             let batch = self.next_batch();
             if batch.is_empty() {
+                landing.done = true;
                 return;
             }
             let keys: Vec<_> = batch.iter().map(|(key, _)| *key).collect();
@@ -234,12 +246,17 @@ impl Waiting {
 }
 
 /// Ends a flight that was given up: whoever waits is told so, and the next request flies.
-struct Landing<'a>(&'a Accounts);
+struct Landing<'a> {
+    accounts: &'a Accounts,
+    /// Nothing waited any more: whatever is queued now belongs to the next flight.
+    done: bool,
+}
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        let mut queue = lock(&self.0.queue);
-        if std::mem::take(&mut queue.flying) {
+        if !self.done {
+            let mut queue = lock(&self.accounts.queue);
+            queue.flying = false;
             queue.reads.clear();
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    Shortage,
+    Shortage, Wish,
     account::{Account, Dimension, Figure},
     accounts::{Accounts, UserState, lock},
 };
@@ -101,6 +101,22 @@ impl Reservation {
         })
     }
 
+    /// Promises what another model of the same class may need in place of what it was granted. Says whether that fits;
+    /// where it doesn't, all stands as it was. `None` where the class is another one.
+    #[must_use]
+    pub fn exchange(&mut self, wish: &Wish) -> Option<bool> {
+        if wish.line.class != self.line.class {
+            return None;
+        }
+        let mut counts = lock(&self.user.counts);
+        let account = counts.account(self.line.class, self.window);
+        let granted = account.and_then(|account| account.exchange(self.granted, &wish.ask, &self.line.limits).ok());
+        if let Some(granted) = granted {
+            (self.granted, self.price, self.model) = (granted, wish.ask.price, wish.model);
+        }
+        Some(granted.is_some())
+    }
+
     /// Makes sure that this many completion tokens are covered, by taking more of what is left. `false`: the request
     /// has used up what there is and must be cut off.
     #[must_use]
@@ -171,7 +187,8 @@ impl Reservation {
     }
 
     fn close(&self, truth: Amounts, posted: bool) {
-        lock(&self.user.counts).settle(self.line.class, self.window, self.granted, truth, posted);
+        let mut counts = lock(&self.user.counts);
+        counts.settle((self.line.class, self.window, self.opened_at), self.granted, truth, posted);
     }
 }
 

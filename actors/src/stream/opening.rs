@@ -113,6 +113,10 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
         price: model.price,
     };
     let wish = Wish { caller: Arc::clone(&job.caller), model: model.key, line, ask };
+    let exchanged = shared.borrow_mut().ticket().and_then(|ticket| ticket.exchange(model, &wish));
+    if let Some(fits) = exchanged {
+        return fits;
+    }
     let Ok(reservation) = kit.quota.ask_reserve(wish).await else { return false };
     if let Some(ticket) = shared.borrow_mut().ticket() {
         ticket.fall_back(Arc::clone(model), reservation);
@@ -157,10 +161,10 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     };
     {
         let mut state = shared.borrow_mut();
+        // Where its time is over meanwhile, no provider is asked any more.
+        let ticket = state.ticket().ok_or_else(|| Refusal::new(ErrorCode::ProviderTimeout, Again::No))?;
+        ticket.contact(kit.clock.now());
         state.restart(Scanner::new(job.options(kit, model)), patience);
-        if let Some(ticket) = state.ticket() {
-            ticket.contact(kit.clock.now());
-        }
     }
     let opened = tokio::time::timeout(patience.first_byte, kit.upstream.open(request)).await;
     let response = opened.map_err(|_elapsed| Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere))??;
@@ -182,8 +186,8 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
 }
 
 /// Reads the next piece of a body; silence and a break before the first frame are failures.
-async fn next(body: &mut UpstreamBody, patience: Patience) -> Result<Option<Bytes>, Refusal> {
-    match tokio::time::timeout(patience.gap, body.next()).await {
+async fn next(body: &mut UpstreamBody, silence: Duration) -> Result<Option<Bytes>, Refusal> {
+    match tokio::time::timeout(silence, body.next()).await {
         Err(_elapsed) => Err(Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere)),
         Ok(Some(Err(error))) => Err(error.into()),
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
@@ -192,15 +196,15 @@ async fn next(body: &mut UpstreamBody, patience: Patience) -> Result<Option<Byte
 }
 
 /// Reads up to the first data frame and hands the stream over to the reader. Comments that come before it are handed
-/// over at once where the answer has begun already.
+/// over at once where the answer has begun already, else with that frame; each is a sign of life.
 async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
     loop {
-        let chunk = next(&mut body, patience).await?;
+        let chunk = next(&mut body, patience.first_byte).await?;
         let ended = chunk.is_none();
         let mut state = shared.borrow_mut();
         let seen = state.read(chunk);
         if seen.data_frames > 0 {
-            state.begin(body);
+            state.hand_over_to_reader(Phase::Relaying(body));
             if let Some(ticket) = state.ticket() {
                 ticket.first_frame(kit.clock.now());
             }
@@ -213,7 +217,7 @@ async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shar
         if ended || seen.failed || seen.done {
             return Err(Refusal::new(ErrorCode::ProviderError, Again::Here));
         }
-        state.pass_comments();
+        state.pass_comments(kit.config.buffer_bytes);
     }
 }
 
@@ -225,7 +229,7 @@ async fn whole_answer(
 ) -> Result<(), Refusal> {
     let nonsense = || Refusal::new(ErrorCode::ProviderError, Again::Elsewhere);
     let mut whole = Bytes::new();
-    while let Some(chunk) = next(&mut body, patience).await? {
+    while let Some(chunk) = next(&mut body, patience.gap).await? {
         if whole.len() + chunk.len() > kit.config.max_answer_bytes {
             return Err(nonsense());
         }
@@ -246,8 +250,7 @@ async fn whole_answer(
     if let Some(ticket) = state.ticket() {
         ticket.first_frame(kit.clock.now());
     }
-    state.phase = Phase::Answered(whole);
-    state.wake();
+    state.hand_over_to_reader(Phase::Answered(whole));
     Ok(())
 }
 

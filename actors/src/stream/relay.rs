@@ -130,14 +130,34 @@ impl State {
     /// Ends the stream because of its age, or because the process stops. A stream that has seen its `finish_reason` is
     /// complete.
     pub(super) fn expire(&mut self, outcome: Outcome, code: ErrorCode) {
-        if self.ticket.is_some() && self.scanner.watched().is_complete() {
+        let seen = *self.scanner.watched();
+        let begun = seen.data_frames > 0;
+        if self.ticket.is_none() || matches!(self.phase, Phase::Answered(_)) {
+            return;
+        }
+        self.release_pieces();
+        if seen.is_complete() {
             self.end(Outcome::Completed, None);
             self.ready.push_back(DONE);
-            self.phase = Phase::Over;
-            self.wake();
+        } else if seen.failed && begun {
+            self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError));
         } else {
-            self.fail(outcome, Failure::new(code));
+            let unanswered = outcome == Outcome::Deadline && !begun;
+            return self.fail(if unanswered { Outcome::ProviderError } else { outcome }, Failure::new(code));
         }
+        self.phase = Phase::Over;
+        self.wake();
+    }
+
+    /// Hands over what a slow reader hasn't taken of the last chunk, but for `[DONE]`: it belongs before the end.
+    fn release_pieces(&mut self) {
+        let wants_usage = self.wants_usage;
+        let wanted = |piece: &Piece| match piece.kind {
+            PieceKind::Frames | PieceKind::Error => true,
+            PieceKind::Usage => wants_usage,
+            PieceKind::Done => false,
+        };
+        self.ready.extend(self.pieces.drain(..).filter(wanted).map(|piece| piece.bytes));
     }
 
     pub(super) fn wake(&mut self) {
@@ -179,18 +199,22 @@ impl State {
         self.too_long
     }
 
-    /// Hands the stream over to the reader, with the first frame among the pieces.
-    pub(super) fn begin(&mut self, body: UpstreamBody) {
-        self.phase = Phase::Relaying(body);
-        self.wake();
+    /// Hands the answer over to the reader; a stream's first frame is among the pieces. Not where it ended meanwhile.
+    pub(super) fn hand_over_to_reader(&mut self, phase: Phase) {
+        if self.ticket.is_some() {
+            self.phase = phase;
+            self.wake();
+        }
     }
 
-    /// Hands over the comments that came before the first frame, where the answer has begun.
-    pub(super) fn pass_comments(&mut self) {
-        let comments: Vec<_> = self.pieces.drain(..).map(|piece| piece.bytes).collect();
+    /// Hands over the comments that came before the first frame, where the answer has begun. Until it has, at most so
+    /// many bytes of them are kept.
+    pub(super) fn pass_comments(&mut self, most: usize) {
         if self.committed {
-            self.ready.extend(comments);
+            self.release_pieces();
             self.wake();
+        } else if self.pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>() > most {
+            self.pieces.clear();
         }
     }
 
@@ -233,6 +257,7 @@ impl State {
     /// Begins the answer with a comment, before the provider has begun its own.
     pub(super) fn commit(&mut self) {
         self.ready.push_back(KEEPALIVE);
+        self.release_pieces();
         self.committed = true;
     }
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{Amounts, ErrorCode, Model, Nanodollars, Outcome, Timestamp},
     outcome::RequestOutcome,
-    quota::{Permit, Reservation, Settlement},
+    quota::{Permit, Reservation, Settlement, Wish},
 };
 
 /// A running request's debts. Settled once, by the one exit of its stream.
@@ -63,6 +63,16 @@ impl Ticket {
         self.outcome.model = Some(model.id.clone());
         self.reservation = reservation;
         self.model = model;
+    }
+
+    /// Goes on with a fallback of the same class, within what is reserved; `None` where its class is another one.
+    pub(super) fn exchange(&mut self, model: &Arc<Model>, wish: &Wish) -> Option<bool> {
+        let fits = self.reservation.exchange(wish)?;
+        if fits {
+            self.outcome.model = Some(model.id.clone());
+            self.model = Arc::clone(model);
+        }
+        Some(fits)
     }
 
     /// Notes that a provider is asked now.

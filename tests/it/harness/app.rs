@@ -40,6 +40,7 @@ pub(crate) enum Database {
 /// Says how an app is to be.
 pub(crate) struct AppBuilder {
     database: Database,
+    database_url: Option<String>,
     variables: BTreeMap<String, String>,
     mock: Options,
 }
@@ -48,6 +49,12 @@ impl AppBuilder {
     /// Sets a variable of the environment that the app reads.
     pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Puts the app on a database that the test has made itself.
+    pub(crate) fn database_url(mut self, url: impl Into<String>) -> Self {
+        self.database_url = Some(url.into());
         self
     }
 
@@ -61,10 +68,10 @@ impl AppBuilder {
     pub(crate) fn start(mut self) -> TestApp {
         let mock = MockProvider::start(std::mem::take(&mut self.mock)).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let database_url = match self.database {
+        let database_url = self.database_url.take().unwrap_or_else(|| match self.database {
             Database::Postgres => servers::postgres().fresh_database(),
             Database::Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
-        };
+        });
         let defaults = [
             ("LISTEN", "127.0.0.1:0".to_owned()),
             ("DATABASE_URL", database_url.clone()),
@@ -171,7 +178,7 @@ impl TestApp {
     /// Says how an app on this database is to be.
     pub(crate) fn on(database: Database) -> AppBuilder {
         let mock = Options { api_key: Some(PROVIDER_KEY.to_owned()), ..Options::default() };
-        AppBuilder { database, variables: BTreeMap::new(), mock }
+        AppBuilder { database, database_url: None, variables: BTreeMap::new(), mock }
     }
 
     /// Starts an app on PostgreSQL, with everything else as it is by default.
@@ -279,6 +286,13 @@ impl TestApp {
         drop((client, store));
         stop.send(()).unwrap();
         thread.join().unwrap()
+    }
+
+    /// Stops the service and starts it again, on the same database, folder and provider.
+    pub(crate) fn restart(&mut self) {
+        assert_eq!(self.stop(), 0, "postings were not flushed");
+        let config = Config::read(None, self.variables.clone()).unwrap();
+        self.running = Some(Running::start(config).unwrap());
     }
 
     /// Compares the books with the mock's: every answer whose usage was delivered whole is charged with exactly that

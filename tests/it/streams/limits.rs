@@ -1,0 +1,222 @@
+//! Quota and rate, as callers meet them.
+
+use hne_load::{client::Client, mock::Ending};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::{Charge, caller, charges, last_error, prompt_of};
+use crate::harness::app::{DEADLINE, Database, TestApp, chat, complete, run, stream};
+
+fn plan(app: &TestApp, user: &str, limits: &[&str]) -> Client {
+    app.cli(&[&["plan", "set", "small", "basic", "--window", "day"], limits].concat());
+    app.user(user, "small");
+    caller(app, user)
+}
+
+async fn usage(client: &Client) -> Value {
+    client.get("/api/usage").await.unwrap().json().await.unwrap()["classes"][0].take()
+}
+
+/// Sends so many requests at once; returns each one's status and body.
+async fn at_once(client: &Client, count: usize, body: &Value) -> Vec<(u16, String)> {
+    let mut requests = JoinSet::new();
+    for _ in 0..count {
+        let (client, body) = (client.clone(), body.clone());
+        requests.spawn(async move {
+            let mut response = stream(&client, &body).await;
+            (response.status, response.text().await.unwrap())
+        });
+    }
+    requests.join_all().await
+}
+
+fn a_limit_is_exact(database: Database) {
+    let app = TestApp::on(database).start();
+    let client = plan(&app, "ann", &["--requests", "20"]);
+    let held = "mock/chat+hold-head+prompt-5+completion-7";
+    run(async {
+        let body = chat(held, "crowd");
+        let answers = at_once(&client, 100, &body);
+        let release = async {
+            app.mock.wait_for_totals(|totals| totals.open_streams == 20, DEADLINE).await.unwrap();
+            // Whoever waits for the twenty keeps none of the others waiting.
+            let now = usage(&client).await;
+            assert_eq!((&now["requests"]["reserved"], &now["requests"]["remaining"]), (&json!(20), &json!(0)));
+            app.mock.release(held);
+        };
+        let (answers, ()) = tokio::join!(answers, release);
+        let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
+        assert_eq!((answers.len() - refused.len(), refused.len()), (20, 80));
+        for (_, body) in refused {
+            let error = &serde_json::from_str::<Value>(body).unwrap()["error"];
+            assert_eq!((&error["code"], &error["type"]), (&json!("insufficient_quota"), &json!("insufficient_quota")));
+            assert_eq!(
+                (&error["limit"], &error["remaining"], &error["class"], &error["window"]),
+                (&json!(20), &json!(0), &json!("basic"), &json!("day"))
+            );
+            assert_eq!(error["used"].as_i64().unwrap() + error["reserved"].as_i64().unwrap(), 20);
+        }
+        let mut response = complete(&client, &chat("mock/chat", "late")).await;
+        assert_eq!((response.status, response.header("x-should-retry")), (429, Some("false")));
+        let error = response.json().await.unwrap();
+        assert_eq!(
+            (&error["error"]["used"], &error["error"]["resets_at"]),
+            (&json!(20), &usage(&client).await["resets_at"])
+        );
+    });
+    assert_eq!(charges(&app.wait_for_postings(20), "ann"), [Charge::reported("completed", 5, 7); 20]);
+    assert_eq!(app.mock.totals().requests, 20);
+}
+
+#[test]
+fn a_limit_is_exact_over_clients_and_workers_on_postgres() {
+    a_limit_is_exact(Database::Postgres);
+}
+
+#[test]
+fn a_limit_is_exact_over_clients_and_workers_on_sqlite() {
+    a_limit_is_exact(Database::Sqlite);
+}
+
+#[test]
+fn a_stream_is_cut_off_when_the_tokens_are_used_up() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let body = chat("mock/chat+frames-60+hold-after-40", "cut");
+    let limit = prompt_of(&body) + 20;
+    let client = plan(&app, "ann", &["--tokens", &limit.to_string()]);
+    run(async {
+        let frames = stream(&client, &body).await.frames().await.unwrap();
+        assert_eq!(last_error(&frames), "insufficient_quota");
+        let error = frames.last().unwrap().error().unwrap();
+        assert_eq!(
+            (&error["metric"], &error["limit"], &error["remaining"]),
+            (&json!("tokens"), &json!(limit), &json!(0))
+        );
+        // Two tokens a frame.
+        assert!(frames.iter().filter(|frame| frame.content().is_some()).count() <= 10);
+        assert_eq!(app.mock.wait_for_end("cut", DEADLINE).await.unwrap().ending, Ending::ClientGone);
+        assert_eq!(complete(&client, &chat("mock/chat", "refused")).await.status, 429);
+        assert_eq!(usage(&client).await["tokens"]["used"], limit);
+    });
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated("cut_off", &body, 20)]);
+}
+
+#[test]
+fn a_stream_is_cut_off_when_the_cost_is_used_up() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let model = ["model", "add", "dear", "--class", "basic", "--provider", "openrouter", "--output-price", "1000"];
+    app.cli(&[&model[..], &["--upstream-model", "mock/chat+frames-60+hold-after-40"]].concat());
+    let body = chat("dear", "cut");
+    // Twenty tokens at a thousandth of a dollar each.
+    let client = plan(&app, "ann", &["--cost-usd", "0.02"]);
+    run(async {
+        let frames = stream(&client, &body).await.frames().await.unwrap();
+        assert_eq!(last_error(&frames), "insufficient_quota");
+        assert_eq!(frames.last().unwrap().error().unwrap()["metric"], "cost_nanodollars");
+        assert_eq!(app.mock.wait_for_end("cut", DEADLINE).await.unwrap().ending, Ending::ClientGone);
+        assert_eq!(complete(&client, &chat("mock/chat", "refused")).await.status, 429);
+        assert_eq!(usage(&client).await["cost_nanodollars"]["used"], 20_000_000);
+    });
+    let charges = charges(&app.wait_for_postings(1), "ann");
+    assert_eq!((charges[0].outcome, charges[0].cost, charges[0].estimated), ("cut_off", 20_000_000, true));
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_and_a_running_request_holds_its_share() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let held = "mock/chat+hold-head+prompt-3+completion-5";
+    let mut body = chat(held, "held");
+    body["max_tokens"] = 50.into();
+    let client = plan(&app, "ann", &["--tokens", &(prompt_of(&body) + 55).to_string()]);
+    run(async {
+        let long = chat("mock/chat", &"x".repeat(400));
+        assert_eq!(complete(&client, &long).await.status, 429);
+        let first = at_once(&client, 1, &body);
+        let meanwhile = async {
+            app.mock.wait_for_totals(|totals| totals.open_streams == 1, DEADLINE).await.unwrap();
+            assert_eq!(usage(&client).await["tokens"]["remaining"], 5);
+            assert_eq!(complete(&client, &body).await.status, 429);
+            app.mock.release(held);
+        };
+        tokio::join!(first, meanwhile);
+        assert_eq!(usage(&client).await["tokens"]["remaining"], prompt_of(&body) + 55 - 8);
+    });
+    app.wait_for_postings(1);
+}
+
+#[test]
+fn requests_a_minute_and_streams_at_once_are_limited() {
+    let app = TestApp::on(Database::Sqlite).start();
+    app.cli(&["plan", "set", "slow", "basic", "--unlimited"]);
+    app.cli(&["plan", "rate", "slow", "--requests-per-minute", "5", "--concurrent-streams", "2"]);
+    app.user("ann", "slow");
+    let client = caller(&app, "ann");
+    let held = "mock/chat+hold-head";
+    run(async {
+        let body = chat(held, "running");
+        let running = at_once(&client, 2, &body);
+        let meanwhile = async {
+            app.mock.wait_for_totals(|totals| totals.open_streams == 2, DEADLINE).await.unwrap();
+            let mut third = complete(&client, &chat("mock/chat", "third")).await;
+            assert_eq!((third.status, third.header("retry-after")), (429, Some("1")));
+            assert_eq!(third.json().await.unwrap()["error"]["code"], "rate_limit_exceeded");
+            app.mock.release(held);
+        };
+        let (running, ()) = tokio::join!(running, meanwhile);
+        assert!(running.iter().all(|(status, _)| *status == 200));
+        for _ in 0..3 {
+            assert_eq!(complete(&client, &chat("mock/chat", "paced")).await.status, 200);
+        }
+        let sixth = complete(&client, &chat("mock/chat", "sixth")).await;
+        let wait: u64 = sixth.header("retry-after").unwrap().parse().unwrap();
+        assert!(sixth.status == 429 && (1..=60).contains(&wait), "{wait}");
+    });
+    app.wait_for_postings(5);
+}
+
+#[test]
+fn headers_usage_and_enforcement_agree_also_after_a_restart() {
+    let mut app = TestApp::start();
+    let client = plan(&app, "ann", &["--requests", "3", "--tokens", "100000"]);
+    let body = chat("mock/chat+prompt-100+completion-20", "counted");
+    run(async {
+        for left in [2, 1] {
+            let response = complete(&client, &body).await;
+            assert_eq!(response.header("x-ratelimit-limit-requests"), Some("3"));
+            assert_eq!(response.header("x-ratelimit-remaining-requests"), Some(left.to_string().as_str()));
+            assert_eq!(response.header("x-ratelimit-limit-tokens"), Some("100000"));
+            assert!(response.header("x-ratelimit-reset-requests").unwrap().ends_with('s'));
+            assert_eq!(usage(&client).await["requests"]["remaining"], left);
+        }
+    });
+    app.restart();
+    let client = caller(&app, "ann");
+    run(async {
+        let now = usage(&client).await;
+        assert_eq!((&now["requests"]["used"], &now["tokens"]["used"]), (&json!(2), &json!(240)));
+        assert_eq!(complete(&client, &body).await.status, 200);
+        assert_eq!(complete(&client, &body).await.status, 429);
+    });
+    app.wait_for_postings(3);
+    let shown = app.cli(&["usage", "show", "ann"]);
+    assert_eq!(shown["classes"][0]["requests"]["used"], 3, "{shown}");
+    app.restart();
+    run(async { assert_eq!(complete(&caller(&app, "ann"), &body).await.status, 429) });
+}
+
+#[test]
+fn counts_survive_a_change_of_window() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let client = plan(&app, "ann", &["--requests", "50"]);
+    run(async {
+        for window in ["month", "day", "month", "day"] {
+            assert_eq!(complete(&client, &chat("mock/chat", "counted")).await.status, 200);
+            app.cli(&["plan", "set", "small", "basic", "--window", window, "--requests", "50"]);
+            while usage(&client).await["window"] != window {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(usage(&client).await["requests"]["used"], 4);
+    });
+    app.wait_for_postings(4);
+}
