@@ -151,8 +151,9 @@ pub fn app(
     App::new()
         .app_data(desk)
         .configure(http::routes)
-        .wrap(TracingLogger::<RequestSpan>::new())
+        .wrap(from_fn(http::turn_away))
         .wrap(cors)
+        .wrap(TracingLogger::<RequestSpan>::new())
         .wrap(from_fn(http::label))
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder,
+    HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder,
     body::{BodySize, MessageBody},
     http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
     web,
@@ -32,6 +32,7 @@ use super::{
     error::ApiError,
     extract::{self, AtDesk},
 };
+use crate::telemetry::OwnLine;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -64,6 +65,7 @@ pub(super) async fn completions(desk: AtDesk, request: HttpRequest, payload: web
 }
 
 async fn chat(desk: Rc<Desk>, request: HttpRequest, payload: web::Payload, manner: Manner) -> HttpResponse {
+    request.extensions_mut().insert(OwnLine);
     let mut outcome = desk.outcome(extract::request_id(&request));
     match admit(&desk, &request, payload, manner, &mut outcome).await {
         Ok(admitted) => answer(&desk, &request, admitted, outcome, manner).await,
@@ -146,7 +148,7 @@ async fn route(desk: &Desk, caller: &Caller, body: &ChatBody) -> Result<Routed, 
     let catalog = desk.catalog.current();
     match route_in(desk, &catalog, caller, body) {
         Ok((model, plan, line)) => Ok((catalog, model, plan, line)),
-        Err(refusal) if matches!(refusal.code(), ErrorCode::ModelNotFound | ErrorCode::ModelNotAllowed) => {
+        Err(refusal) if catalog.model(body.model()).is_none() || refusal.code() == ErrorCode::ModelNotAllowed => {
             let fresh = desk.catalog.ask_refresh().await.map_err(|_away| ApiError::new(ErrorCode::QuotaUnavailable))?;
             let (model, plan, line) = route_in(desk, &fresh, caller, body)?;
             Ok((fresh, model, plan, line))
@@ -225,7 +227,14 @@ fn failed(error: &ApiError, limits: &LimitHeaders, timings: &Timings) -> HttpRes
 
 fn traceparent(request: &HttpRequest) -> Option<Arc<str>> {
     let value = request.headers().get("traceparent")?.to_str().ok()?;
-    let sane = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let parts: Vec<&str> = value.split('-').collect();
+    let [version, trace, parent, flags] = parts.as_slice() else { return None };
+    // Ids of zeros and the version ff are invalid (W3C Trace Context, 2.2.2).
+    let sane = [version.len(), trace.len(), parent.len(), flags.len()] == [2, 32, 16, 2]
+        && parts.iter().all(|part| hex(part))
+        && *version != "ff"
+        && [trace, parent].iter().all(|id| id.bytes().any(|byte| byte != b'0'));
     sane.then(|| Arc::from(value))
 }
 
