@@ -21,7 +21,7 @@ use actors::domain::ErrorCode;
 pub use body::ChatBody;
 pub use desk::{Dependency, Desk, Gate, Readiness, Settings, Slots};
 pub use error::ApiError;
-pub use layer::label;
+pub use layer::{label, turn_away};
 pub use usage::class_json;
 
 /// Who may call what: users with a token, admins with one, operators from inside.

@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 
 use actix_web::{
-    Error,
+    Error, HttpMessage,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
+use actors::domain::RequestId;
 use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -32,8 +33,10 @@ pub fn start(config: &LogConfig) {
     .is_ok();
 }
 
-/// The span around each request. Chat requests log their own line when they end, with what they used; for all others
-/// a line is written with the head of the answer.
+/// Marks a request that writes its own line when it ends: a chat, with what it used.
+pub struct OwnLine;
+
+/// The span around each request. For those without [`OwnLine`] a line is written with the head of the answer.
 pub struct RequestSpan;
 
 impl RootSpanBuilder for RequestSpan {
@@ -43,27 +46,21 @@ impl RootSpanBuilder for RequestSpan {
 
     fn on_request_end<B: MessageBody>(_span: Span, outcome: &Result<ServiceResponse<B>, Error>) {
         match outcome {
-            Ok(response) if is_chat(response.request().path()) && !is_refused_by_route(response) => {}
             Ok(response) => {
-                let request_id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+                let request = response.request();
+                let extensions = request.extensions();
+                if extensions.contains::<OwnLine>() {
+                    return;
+                }
                 tracing::info!(
                     target: "request",
-                    request_id,
-                    method = %response.request().method(),
-                    path = response.request().path(),
+                    request_id = extensions.get::<RequestId>().map(RequestId::as_str),
+                    method = %request.method(),
+                    path = request.path(),
                     status = response.status().as_u16(),
                 );
             }
             Err(error) => tracing::error!(target: "request", %error, "a request failed"),
         }
     }
-}
-
-fn is_chat(path: &str) -> bool {
-    matches!(path, "/api/hasNotEngine-optimized" | "/api/hasNotEngine" | "/v1/chat/completions")
-}
-
-/// Says whether a chat path was answered before its handler ran.
-fn is_refused_by_route<B>(response: &ServiceResponse<B>) -> bool {
-    matches!(response.status().as_u16(), 204 | 405) || response.request().method() == "OPTIONS"
 }

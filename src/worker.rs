@@ -1,6 +1,6 @@
 //! What each worker thread owns, and the app that serves on it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix_cors::Cors;
 use actix_web::{
@@ -83,6 +83,8 @@ impl Shared {
             quota: gate.clone(),
             clock: Arc::clone(&clock),
             shutdown: self.shutdown.clone(),
+            metrics: self.metrics.clone(),
+            providers: RefCell::default(),
         };
         Ok(Rc::new(Desk {
             auth: AuthHandle::start(self.config.auth.cache.clone(), self.auth.clone()),
@@ -151,8 +153,9 @@ pub fn app(
     App::new()
         .app_data(desk)
         .configure(http::routes)
-        .wrap(TracingLogger::<RequestSpan>::new())
+        .wrap(from_fn(http::turn_away))
         .wrap(cors)
+        .wrap(TracingLogger::<RequestSpan>::new())
         .wrap(from_fn(http::label))
 }
 

@@ -273,7 +273,7 @@ impl Handler<Flush> for UsageLedger {
         let (sender, done) = oneshot::channel();
         self.waiting.push(sender);
         // Whoever asks can't wait for the end of a pause.
-        self.not_before = self.clock.now();
+        self.not_before = self.ports.clock.now();
         self.fly(ctx);
         actix::MessageResult(done)
     }

@@ -17,7 +17,7 @@ pub mod sse;
 mod ticket;
 pub mod usage;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ pub use ticket::Ticket;
 
 use crate::{
     domain::{Caller, ErrorCode, Model, Outcome, Plan, RequestId},
+    metrics::{Metrics, ProviderMetrics},
     ports::{Clock, Upstream},
     quota::{QuotaHandle, Shortage},
 };
@@ -107,7 +108,9 @@ pub struct Job {
     pub model: Arc<Model>,
     /// Those to ask if it fails, in order.
     pub fallbacks: Vec<Arc<Model>>,
-    /// What to ask.
+    /// The body for that model's provider.
+    pub prepared: Bytes,
+    /// What to ask the others.
     pub body: Rc<dyn RequestBody>,
     /// The size of its `messages`.
     pub message_bytes: u64,
@@ -133,6 +136,18 @@ pub struct Kit {
     pub clock: Arc<dyn Clock>,
     /// Becomes true when the drain's grace is over.
     pub shutdown: watch::Receiver<bool>,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What is counted for each provider, resolved as they are first asked.
+    pub providers: RefCell<HashMap<Arc<str>, Rc<ProviderMetrics>>>,
+}
+
+impl Kit {
+    fn provider_metrics(&self, name: &Arc<str>) -> Rc<ProviderMetrics> {
+        let mut providers = self.providers.borrow_mut();
+        let metrics = || Rc::new(self.metrics.provider(name));
+        Rc::clone(providers.entry(Arc::clone(name)).or_insert_with(metrics))
+    }
 }
 
 /// The actor.
@@ -147,7 +162,7 @@ impl UpstreamStream {
     /// Starts the life of an admitted request; the relay is its reader's end.
     #[must_use]
     pub fn open(kit: &Rc<Kit>, ticket: Ticket, job: Job) -> Relay {
-        let state = State::new(ticket, Scanner::new(job.options(kit, &job.model)), &job, Arc::clone(&kit.clock));
+        let state = State::new(ticket, Scanner::new(job.options(kit, &job.model)), &job, kit);
         let shared = Rc::new(RefCell::new(state));
         let actor = Self { kit: Rc::clone(kit), shared: Rc::clone(&shared), job: Some(job) }.start();
         // The mailbox takes this one message; where it is closed, the actor is gone already.

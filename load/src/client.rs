@@ -170,6 +170,17 @@ impl Connection {
         Response::read(self).await
     }
 
+    /// Reads some bytes as they are; none at the end.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn read_raw(&mut self) -> io::Result<bytes::Bytes> {
+        if self.inbox.is_empty() {
+            self.fill().await?;
+        }
+        Ok(self.inbox.split().freeze())
+    }
+
     /// The address of this end.
     ///
     /// # Errors

@@ -12,15 +12,16 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder,
+    HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder,
     body::{BodySize, MessageBody},
     http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
     web,
 };
 use actors::{
     domain::{Caller, Catalog, ErrorCode, Model, Plan, PlanLimit, Timings},
+    metrics::QuotaRefusal,
     outcome::RequestOutcome,
-    quota::{Ask, Figure, Permit, Reservation, Wish},
+    quota::{Ask, Dimension, Figure, Permit, QuotaError, Reservation, Wish},
     stream::{Head, Job, Relay, RequestBody, Ticket, UpstreamStream, completion_ceiling, usage::estimate_prompt},
 };
 use bytes::Bytes;
@@ -32,6 +33,7 @@ use super::{
     error::ApiError,
     extract::{self, AtDesk},
 };
+use crate::telemetry::OwnLine;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -64,6 +66,7 @@ pub(super) async fn completions(desk: AtDesk, request: HttpRequest, payload: web
 }
 
 async fn chat(desk: Rc<Desk>, request: HttpRequest, payload: web::Payload, manner: Manner) -> HttpResponse {
+    request.extensions_mut().insert(OwnLine);
     let mut outcome = desk.outcome(extract::request_id(&request));
     match admit(&desk, &request, payload, manner, &mut outcome).await {
         Ok(admitted) => answer(&desk, &request, admitted, outcome, manner).await,
@@ -85,6 +88,8 @@ struct Admitted {
     catalog: Arc<Catalog>,
     model: Arc<Model>,
     body: Rc<ChatBody>,
+    /// The body as the model's provider gets it.
+    prepared: Bytes,
     promise: (Permit, Reservation),
 }
 
@@ -109,10 +114,26 @@ async fn admit(
     };
     let wish = Wish { caller: Arc::clone(&caller), model: model.key, line, ask };
     let asked = desk.clock.now();
-    let promise = desk.quota.ask_admit(&plan, wish).await;
+    let prepare = async { body.for_model(&model) };
+    let (promise, prepared) = futures_util::join!(desk.quota.ask_admit(&plan, wish), prepare);
     outcome.timings.quota = Some(desk.clock.now().saturating_duration_since(asked));
-    let promise = promise.map_err(|error| ApiError::of_quota(error, &catalog))?;
-    Ok(Admitted { slot, caller, plan, catalog, model, body: Rc::new(body), promise })
+    let promise = promise.map_err(|error| {
+        desk.metrics.quota_refused(refusal(&error));
+        ApiError::of_quota(error, &catalog)
+    })?;
+    Ok(Admitted { slot, caller, plan, catalog, model, body: Rc::new(body), prepared, promise })
+}
+
+fn refusal(error: &QuotaError) -> QuotaRefusal {
+    match error {
+        QuotaError::RateLimited { .. } => QuotaRefusal::Rate,
+        QuotaError::Exhausted(shortage) => match shortage.dimension {
+            Dimension::Requests => QuotaRefusal::Requests,
+            Dimension::Tokens => QuotaRefusal::Tokens,
+            Dimension::Cost => QuotaRefusal::Cost,
+        },
+        QuotaError::Unavailable | QuotaError::BooksFull => QuotaRefusal::Unavailable,
+    }
 }
 
 /// Verifies the caller and reads the body side by side. A refused caller's body isn't waited for.
@@ -146,7 +167,7 @@ async fn route(desk: &Desk, caller: &Caller, body: &ChatBody) -> Result<Routed, 
     let catalog = desk.catalog.current();
     match route_in(desk, &catalog, caller, body) {
         Ok((model, plan, line)) => Ok((catalog, model, plan, line)),
-        Err(refusal) if matches!(refusal.code(), ErrorCode::ModelNotFound | ErrorCode::ModelNotAllowed) => {
+        Err(refusal) if catalog.model(body.model()).is_none() || refusal.code() == ErrorCode::ModelNotAllowed => {
             let fresh = desk.catalog.ask_refresh().await.map_err(|_away| ApiError::new(ErrorCode::QuotaUnavailable))?;
             let (model, plan, line) = route_in(desk, &fresh, caller, body)?;
             Ok((fresh, model, plan, line))
@@ -179,7 +200,7 @@ async fn answer(
     outcome: RequestOutcome,
     manner: Manner,
 ) -> HttpResponse {
-    let Admitted { slot, caller, plan, catalog, model, body, promise } = admitted;
+    let Admitted { slot, caller, plan, catalog, model, body, prepared, promise } = admitted;
     let limits = limit_headers(&promise.1);
     let mut timings = outcome.timings;
     let job = Job {
@@ -193,6 +214,7 @@ async fn answer(
         wants_usage: body.wants_usage(),
         sdk_safe: manner.sdk,
         traceparent: traceparent(request),
+        prepared,
         body: Rc::clone(&body) as Rc<dyn RequestBody>,
     };
     let ticket = Ticket::new(outcome, promise, model, body.message_bytes());
@@ -225,7 +247,14 @@ fn failed(error: &ApiError, limits: &LimitHeaders, timings: &Timings) -> HttpRes
 
 fn traceparent(request: &HttpRequest) -> Option<Arc<str>> {
     let value = request.headers().get("traceparent")?.to_str().ok()?;
-    let sane = value.len() == 55 && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let parts: Vec<&str> = value.split('-').collect();
+    let [version, trace, parent, flags] = parts.as_slice() else { return None };
+    // Ids of zeros and the version ff are invalid (W3C Trace Context, 2.2.2).
+    let sane = [version.len(), trace.len(), parent.len(), flags.len()] == [2, 32, 16, 2]
+        && parts.iter().all(|part| hex(part))
+        && *version != "ff"
+        && [trace, parent].iter().all(|id| id.bytes().any(|byte| byte != b'0'));
     sane.then(|| Arc::from(value))
 }
 

@@ -103,7 +103,8 @@ pub(super) async fn read_body(
     let media = header(CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let is_json =
         |media: &str| media.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    let encoded = header(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let encodings = request.headers().get_all(CONTENT_ENCODING);
+    let encoded = encodings.into_iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"));
     if encoded || media.is_some_and(|media| !is_json(media)) {
         return Err(ErrorCode::UnsupportedMediaType.into());
     }

@@ -4,6 +4,7 @@
 mod cache;
 mod chat;
 mod config;
+mod doors;
 mod harness;
 mod store;
 mod streams;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{ErrorCode, Model, Outcome},
+    metrics::Failure as Reason,
     ports::{Patience, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse},
     quota::{Ask, Wish},
 };
@@ -39,24 +40,30 @@ enum Again {
 struct Refusal {
     failure: Failure,
     again: Again,
+    reason: Reason,
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, again: Again) -> Self {
-        Self { failure: Failure::new(code), again }
+    fn new(reason: Reason, again: Again) -> Self {
+        let code = match reason {
+            Reason::Timeout => ErrorCode::ProviderTimeout,
+            Reason::RateLimited => ErrorCode::ProviderOverloaded,
+            _ => ErrorCode::ProviderError,
+        };
+        Self { failure: Failure::new(code), again, reason }
     }
 
     fn of_status(response: &UpstreamResponse) -> Self {
-        let status = response.status;
-        let (code, again) = match status {
-            429 => (ErrorCode::ProviderOverloaded, Again::Here),
-            408 | 500..=599 => (ErrorCode::ProviderError, Again::Here),
-            401..=404 => (ErrorCode::ProviderError, Again::Elsewhere),
-            _ => (ErrorCode::ProviderError, Again::No),
+        let (reason, again) = match response.status {
+            429 => (Reason::RateLimited, Again::Here),
+            408 | 500..=599 => (Reason::Status, Again::Here),
+            401..=404 => (Reason::Status, Again::Elsewhere),
+            _ => (Reason::Status, Again::No),
         };
-        let failure =
-            Failure { provider_status: Some(status), retry_after: response.retry_after, ..Failure::new(code) };
-        Self { failure, again }
+        let mut refusal = Self::new(reason, again);
+        refusal.failure.provider_status = Some(response.status);
+        refusal.failure.retry_after = response.retry_after;
+        refusal
     }
 }
 
@@ -74,22 +81,27 @@ impl Job {
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        let (code, again) = match error {
-            UpstreamError::Connect | UpstreamError::Broken => (ErrorCode::ProviderError, Again::Here),
-            UpstreamError::ConnectTimeout => (ErrorCode::ProviderTimeout, Again::Elsewhere),
-            UpstreamError::Unreadable | UpstreamError::Unknown => (ErrorCode::ProviderError, Again::Elsewhere),
-        };
-        Self::new(code, again)
+        match error {
+            UpstreamError::Connect => Self::new(Reason::Connect, Again::Here),
+            UpstreamError::Broken => Self::new(Reason::Broken, Again::Here),
+            UpstreamError::ConnectTimeout => Self::new(Reason::Timeout, Again::Elsewhere),
+            UpstreamError::Unreadable | UpstreamError::Unknown => Self::new(Reason::Nonsense, Again::Elsewhere),
+        }
     }
 }
 
 /// Opens the job's model, or one of its fallbacks, and leaves the answer in the shared state.
 pub(super) async fn open(kit: Rc<Kit>, job: Job, shared: Shared) {
     let mut last = Failure::new(ErrorCode::ProviderError);
+    let mut left = &job.model;
     let models = std::iter::once(&job.model).chain(&job.fallbacks);
     for (index, model) in models.enumerate() {
         if index > 0 && !fall_back(&kit, &job, model, &shared).await {
             continue;
+        }
+        if index > 0 {
+            kit.provider_metrics(&left.provider).fell_back();
+            left = model;
         }
         match ask(&kit, &job, model, &shared).await {
             Ok(()) => return,
@@ -127,17 +139,21 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
 /// Asks one provider, and again if that may help.
 async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(), Refusal> {
     let patience = kit.upstream.patience(&model.provider);
+    let metrics = kit.provider_metrics(&model.provider);
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
     loop {
+        metrics.attempted();
         let refusal = match attempt(kit, job, model, patience, shared).await {
             Ok(()) => return Ok(()),
             Err(refusal) => refusal,
         };
+        metrics.failed(refusal.reason);
         let wait = refusal.failure.retry_after.unwrap_or_else(|| jittered(pause));
         if refusal.again != Again::Here || tries >= patience.retries || wait > LONGEST_PAUSE {
             return Err(refusal);
         }
+        metrics.retried();
         tokio::time::sleep(wait).await;
         tries += 1;
         pause *= 2;
@@ -154,7 +170,7 @@ fn jittered(pause: Duration) -> Duration {
 async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
     let request = UpstreamRequest {
         provider: Arc::clone(&model.provider),
-        body: job.body.for_model(model),
+        body: if model.id == job.model.id { job.prepared.clone() } else { job.body.for_model(model) },
         stream: job.stream,
         request_id: job.request_id.clone(),
         traceparent: job.traceparent.clone(),
@@ -162,12 +178,12 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     {
         let mut state = shared.borrow_mut();
         // Where its time is over meanwhile, no provider is asked any more.
-        let ticket = state.ticket().ok_or_else(|| Refusal::new(ErrorCode::ProviderTimeout, Again::No))?;
+        let ticket = state.ticket().ok_or_else(|| Refusal::new(Reason::Timeout, Again::No))?;
         ticket.contact(kit.clock.now());
         state.restart(Scanner::new(job.options(kit, model)), patience);
     }
     let opened = tokio::time::timeout(patience.first_byte, kit.upstream.open(request)).await;
-    let response = opened.map_err(|_elapsed| Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere))??;
+    let response = opened.map_err(|_elapsed| Refusal::new(Reason::Timeout, Again::Elsewhere))??;
     if let Some(ticket) = shared.borrow_mut().ticket() {
         ticket.connected(kit.clock.now());
     }
@@ -176,7 +192,9 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     }
     let expected = if job.stream { "text/event-stream" } else { "application/json" };
     if &*response.content_type != expected {
-        return Err(Refusal::new(ErrorCode::ProviderError, Again::Elsewhere));
+        let mut refusal = Refusal::new(Reason::Nonsense, Again::Elsewhere);
+        refusal.failure.provider_status = Some(response.status);
+        return Err(refusal);
     }
     if job.stream {
         first_frame(kit, response.body, patience, shared).await
@@ -188,7 +206,7 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
 /// Reads the next piece of a body; silence and a break before the first frame are failures.
 async fn next(body: &mut UpstreamBody, silence: Duration) -> Result<Option<Bytes>, Refusal> {
     match tokio::time::timeout(silence, body.next()).await {
-        Err(_elapsed) => Err(Refusal::new(ErrorCode::ProviderTimeout, Again::Elsewhere)),
+        Err(_elapsed) => Err(Refusal::new(Reason::Timeout, Again::Elsewhere)),
         Ok(Some(Err(error))) => Err(error.into()),
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
         Ok(None) => Ok(None),
@@ -211,11 +229,12 @@ async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shar
             return Ok(());
         }
         if state.is_too_long() {
-            return Err(Refusal::new(ErrorCode::ProviderError, Again::Elsewhere));
+            return Err(Refusal::new(Reason::Nonsense, Again::Elsewhere));
         }
         // An error in the place of the first frame, or a stream that is over before it began: nothing was answered.
         if ended || seen.failed || seen.done {
-            return Err(Refusal::new(ErrorCode::ProviderError, Again::Here));
+            let reason = if seen.failed { Reason::ErrorFrame } else { Reason::Broken };
+            return Err(Refusal::new(reason, Again::Here));
         }
         state.pass_comments(kit.config.buffer_bytes);
     }
@@ -227,7 +246,7 @@ async fn whole_answer(
     patience: Patience,
     shared: &Shared,
 ) -> Result<(), Refusal> {
-    let nonsense = || Refusal::new(ErrorCode::ProviderError, Again::Elsewhere);
+    let nonsense = || Refusal::new(Reason::Nonsense, Again::Elsewhere);
     let mut whole = Bytes::new();
     while let Some(chunk) = next(&mut body, patience.gap).await? {
         if whole.len() + chunk.len() > kit.config.max_answer_bytes {
@@ -237,7 +256,7 @@ async fn whole_answer(
     }
     let answer = read_answer(&whole, job.options(kit, model).max_tokens).ok_or_else(nonsense)?;
     if answer.error || answer.choices == 0 {
-        return Err(Refusal::new(ErrorCode::ProviderError, Again::Here));
+        return Err(Refusal::new(Reason::ErrorFrame, Again::Here));
     }
     let mut state = shared.borrow_mut();
     state.answer = Some(Watched {

@@ -12,7 +12,7 @@ use futures_util::Stream;
 
 use super::{
     Failure,
-    relay::{Phase, Shared},
+    relay::{KEEPALIVE, Phase, Shared, State},
 };
 use crate::domain::{Outcome, Timings};
 
@@ -25,6 +25,39 @@ pub enum Head {
     Answer(Bytes),
     /// None: nothing was sent to the client yet, so an error can be answered by its status.
     Failed(Failure),
+}
+
+impl State {
+    /// Begins the answer with a comment, before the provider has begun its own.
+    fn commit(&mut self) {
+        self.ready.push_back(KEEPALIVE);
+        self.release_pieces();
+        self.committed = true;
+    }
+
+    /// Says how the answer begins, once that is known.
+    fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
+        if let Some(ticket) = &mut self.ticket() {
+            *timings = ticket.outcome().timings;
+        }
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Opening => {
+                self.phase = Phase::Opening;
+                self.wait(cx);
+                Poll::Pending
+            }
+            Phase::Answered(answer) => {
+                self.end(Outcome::Completed, None);
+                Poll::Ready(Head::Answer(answer))
+            }
+            Phase::Failed(failure) => Poll::Ready(Head::Failed(failure)),
+            phase => {
+                self.phase = phase;
+                self.committed = true;
+                Poll::Ready(Head::Stream)
+            }
+        }
+    }
 }
 
 /// The reader's end of a stream. Dropping it before the end means that the client left: the provider's connection is

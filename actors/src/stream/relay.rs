@@ -23,18 +23,18 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 
 use super::{
-    Failure, Job,
-    reader::Head,
+    Failure, Job, Kit,
     sse::{Piece, PieceKind, Rest, Scanner, Watched},
     ticket::Ticket,
 };
 use crate::{
-    domain::{ErrorCode, Outcome, Timings},
+    domain::{ErrorCode, Outcome},
+    metrics::Metrics,
     ports::{Clock, Patience, UpstreamBody},
 };
 
 /// A comment that keeps proxies and clients from giving up on a silent stream.
-const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
+pub(super) const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
 /// The end of a stream, where the provider forgot it.
 const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
@@ -58,7 +58,7 @@ pub(super) enum Phase {
 pub(super) struct State {
     pub(super) phase: Phase,
     /// Whole frames to be handed over before anything else.
-    ready: VecDeque<Bytes>,
+    pub(super) ready: VecDeque<Bytes>,
     scanner: Scanner,
     /// Pieces of the chunk that was read last, not handed over yet.
     pieces: VecDeque<Piece>,
@@ -71,10 +71,12 @@ pub(super) struct State {
     stream: bool,
     wants_usage: bool,
     /// Whether the client has the head of its answer.
-    committed: bool,
+    pub(super) committed: bool,
     ticket: Option<Ticket>,
     reader: Option<Waker>,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    sent_bytes: u64,
     /// Since when the reader has been waiting for the provider; `None` while it is busy with what came.
     silent_since: Option<Instant>,
     last_sent: Instant,
@@ -84,8 +86,9 @@ pub(super) struct State {
 pub(super) type Shared = Rc<RefCell<State>>;
 
 impl State {
-    pub(super) fn new(ticket: Ticket, scanner: Scanner, job: &Job, clock: Arc<dyn Clock>) -> Self {
-        let opened = clock.now();
+    pub(super) fn new(ticket: Ticket, scanner: Scanner, job: &Job, kit: &Kit) -> Self {
+        let opened = kit.clock.now();
+        kit.metrics.stream_opened();
         Self {
             phase: Phase::Opening,
             ready: VecDeque::new(),
@@ -99,7 +102,9 @@ impl State {
             committed: false,
             ticket: Some(ticket),
             reader: None,
-            clock,
+            clock: Arc::clone(&kit.clock),
+            metrics: kit.metrics.clone(),
+            sent_bytes: 0,
             silent_since: None,
             last_sent: opened,
             opened,
@@ -114,6 +119,7 @@ impl State {
     pub(super) fn end(&mut self, outcome: Outcome, code: Option<ErrorCode>) {
         if let Some(ticket) = self.ticket.take() {
             let seen = self.answer.as_ref().unwrap_or(self.scanner.watched());
+            self.metrics.stream_closed(seen.frames, self.sent_bytes);
             ticket.settle(outcome, code, seen, self.clock.wall());
         }
     }
@@ -150,7 +156,7 @@ impl State {
     }
 
     /// Hands over what a slow reader hasn't taken of the last chunk, but for `[DONE]`: it belongs before the end.
-    fn release_pieces(&mut self) {
+    pub(super) fn release_pieces(&mut self) {
         let wants_usage = self.wants_usage;
         let wanted = |piece: &Piece| match piece.kind {
             PieceKind::Frames | PieceKind::Error => true,
@@ -248,39 +254,9 @@ impl State {
         }
     }
 
-    fn wait(&mut self, cx: &Context<'_>) {
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
         if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
             self.reader = Some(cx.waker().clone());
-        }
-    }
-
-    /// Begins the answer with a comment, before the provider has begun its own.
-    pub(super) fn commit(&mut self) {
-        self.ready.push_back(KEEPALIVE);
-        self.release_pieces();
-        self.committed = true;
-    }
-
-    pub(super) fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
-        if let Some(ticket) = &mut self.ticket {
-            *timings = ticket.outcome().timings;
-        }
-        match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Opening => {
-                self.phase = Phase::Opening;
-                self.wait(cx);
-                Poll::Pending
-            }
-            Phase::Answered(answer) => {
-                self.end(Outcome::Completed, None);
-                Poll::Ready(Head::Answer(answer))
-            }
-            Phase::Failed(failure) => Poll::Ready(Head::Failed(failure)),
-            phase => {
-                self.phase = phase;
-                self.committed = true;
-                Poll::Ready(Head::Stream)
-            }
         }
     }
 
@@ -309,6 +285,7 @@ impl State {
 
     fn hand_over(&mut self, frames: Bytes) -> Poll<Option<Result<Bytes, Failure>>> {
         self.last_sent = self.clock.now();
+        self.sent_bytes += frames.len() as u64;
         Poll::Ready(Some(Ok(frames)))
     }
 

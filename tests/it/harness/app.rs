@@ -68,7 +68,8 @@ impl AppBuilder {
     pub(crate) fn start(mut self) -> TestApp {
         let mock = MockProvider::start(std::mem::take(&mut self.mock)).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let database_url = self.database_url.take().unwrap_or_else(|| match self.database {
+        let given = self.database_url.take().or_else(|| self.variables.get("DATABASE_URL").cloned());
+        let database_url = given.unwrap_or_else(|| match self.database {
             Database::Postgres => servers::postgres().fresh_database(),
             Database::Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
         });
@@ -88,7 +89,8 @@ impl AppBuilder {
         }
         let config = Config::read(None, self.variables.clone()).unwrap();
         let running = Running::start(config).unwrap();
-        TestApp { running: Some(running), mock, folder, database_url, variables: self.variables, balanced: true }
+        let variables = self.variables;
+        TestApp { running: Some(running), seconds: Vec::new(), mock, folder, database_url, variables, balanced: true }
     }
 }
 
@@ -124,11 +126,19 @@ impl Running {
         let (address, store) = start.recv().unwrap()?;
         Ok(Self { client: Client::new(address), store, stop, thread })
     }
+
+    fn stop(self) -> usize {
+        let Self { client, store, stop, thread } = self;
+        drop((client, store));
+        stop.send(()).unwrap();
+        thread.join().unwrap()
+    }
 }
 
 /// A running service and its world.
 pub(crate) struct TestApp {
     running: Option<Running>,
+    seconds: Vec<(Running, tempfile::TempDir)>,
     pub(crate) mock: MockProvider,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) database_url: String,
@@ -184,6 +194,17 @@ impl TestApp {
     /// Starts an app on PostgreSQL, with everything else as it is by default.
     pub(crate) fn start() -> Self {
         Self::on(Database::Postgres).start()
+    }
+
+    /// Starts a second instance on the same database, Redis and provider; returns a client of it without a token.
+    pub(crate) fn second(&mut self) -> Client {
+        let folder = tempfile::tempdir().unwrap();
+        let mut variables = self.variables.clone();
+        variables.insert("HNE_DATA_DIR".to_owned(), folder.path().display().to_string());
+        let running = Running::start(Config::read(None, variables).unwrap()).unwrap();
+        let client = running.client.clone();
+        self.seconds.push((running, folder));
+        client
     }
 
     fn running(&self) -> &Running {
@@ -282,10 +303,8 @@ impl TestApp {
 
     /// Stops the service; returns how many postings were not flushed.
     pub(crate) fn stop(&mut self) -> usize {
-        let Some(Running { client, store, stop, thread }) = self.running.take() else { return 0 };
-        drop((client, store));
-        stop.send(()).unwrap();
-        thread.join().unwrap()
+        let seconds = self.seconds.drain(..).map(|(running, _folder)| running.stop()).sum::<usize>();
+        seconds + self.running.take().map_or(0, Running::stop)
     }
 
     /// Stops the service and starts it again, on the same database, folder and provider.
