@@ -153,8 +153,10 @@ impl Entry {
     /// Writes the posting. It is in the book when this returns.
     pub fn settle(mut self, posting: Posting) {
         let Some(Books { book, shelf }) = self.books.take() else { return };
+        // Counted before it can be taken: the ledger subtracts what it has brought.
+        let settled = shelf.settled.fetch_add(1, Ordering::AcqRel) + 1;
         lock(&book.open).postings.push_back(posting);
-        if shelf.settled.fetch_add(1, Ordering::AcqRel) + 1 == shelf.flush_postings {
+        if settled == shelf.flush_postings {
             shelf.poke.notify_one();
         }
     }

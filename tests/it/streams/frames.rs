@@ -6,7 +6,7 @@ use hne_load::{
 };
 use serde_json::{Value, json};
 
-use super::{caller, charges, text};
+use super::{Charge, caller, charges, last_error, text};
 use crate::harness::app::{DEADLINE, Database, TestApp, chat, complete, run, stream};
 
 /// Ways to write a stream. Those that end in an error frame have no `[DONE]`.
@@ -136,4 +136,39 @@ fn the_providers_connection_serves_the_next_stream() {
     });
     app.wait_for_postings(8);
     assert_eq!(app.mock.totals().connections, 1);
+}
+
+#[test]
+fn a_frame_that_is_too_long_ends_the_stream() {
+    const MOST: usize = 1_024;
+    let mut app = TestApp::on(Database::Sqlite).env("HNE__STREAM__MAX_FRAME_BYTES", MOST.to_string()).start();
+    // The provider has sent its usage, in the frame that is refused.
+    app.unbalanced();
+    let provider = MockProvider::start(Options::default()).unwrap();
+    // The frame with the usage is the longest; the model's name makes it a byte too long.
+    let asked = asking_for_usage("mock/chat:", "long");
+    let sent = run(async { complete(&Client::new(provider.addr()), &asked).await.frames().await.unwrap() });
+    let longest = sent.iter().map(|frame| frame.raw.len()).max().unwrap();
+    let name = format!("mock/chat:{}", "x".repeat(MOST + 1 - longest));
+    app.cli(&["model", "add", "long", "--class", "basic", "--provider", "openrouter", "--upstream-model", &name]);
+    app.cli(&[
+        "model",
+        "add",
+        "fits",
+        "--class",
+        "basic",
+        "--provider",
+        "openrouter",
+        "--upstream-model",
+        &name[..name.len() - 1],
+    ]);
+    run(async {
+        let frames = stream(&caller(&app, "fits"), &chat("fits", "long")).await.frames().await.unwrap();
+        assert!(frames.last().unwrap().is_done());
+        let frames = stream(&caller(&app, "long"), &chat("long", "long")).await.frames().await.unwrap();
+        assert_eq!(text(&frames).len(), 5 * 8);
+        assert_eq!(last_error(&frames), "provider_error");
+    });
+    let rows = app.wait_for_postings(2);
+    assert_eq!(charges(&rows, "long"), [Charge::estimated("provider_error", &chat("", "long"), 10)]);
 }

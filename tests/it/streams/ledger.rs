@@ -34,6 +34,8 @@ fn an_outage(begin: fn(&Postgres), end: fn(&Postgres)) {
         serve(&warm, 10).await;
         begin(&server);
         serve(&warm, 20).await;
+        let cold = complete(&caller(&app, "cold"), &chat("mock/chat", "cold")).await;
+        assert_eq!((cold.status, cold.header("retry-after")), (503, Some("1")));
         end(&server);
         serve(&warm, 5).await;
     });

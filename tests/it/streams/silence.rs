@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Charge, caller, charges, last_error};
-use crate::harness::app::{Database, TestApp, chat, complete, post, run, stream};
+use crate::harness::app::{DEADLINE, Database, TestApp, chat, complete, post, run, stream};
 
 #[test]
 fn comments_are_sent_while_the_provider_is_silent() {
@@ -96,4 +96,26 @@ fn when_the_grace_is_over_streams_end_with_an_error() {
         app
     });
     assert_eq!(app.stop(), 0);
+}
+
+#[test]
+fn a_slow_reader_gets_whole_frames_and_the_error_when_the_grace_is_over() {
+    let mut app = TestApp::on(Database::Sqlite).env("HNE__SHUTDOWN__GRACE", "100ms").start();
+    let body = chat("mock/chat+frames-6000+bytes-10000", "slow");
+    run(async move {
+        let mut response = stream(&caller(&app, "slow").receive_buffer(4_096), &body).await;
+        app.mock.wait_for(|books| books.iter().any(|entry| entry.frames > 100), DEADLINE).await.unwrap();
+        let app = tokio::task::spawn_blocking(move || {
+            assert_eq!(app.stop(), 0);
+            app
+        });
+        let frames = response.frames().await.unwrap();
+        assert_eq!(last_error(&frames), "draining");
+        let content: Vec<_> = frames.iter().filter_map(hne_load::client::Frame::content).collect();
+        for (index, content) in content.iter().enumerate() {
+            assert!(content.len() == 10_000 && content.starts_with(&format!(" w{index:06}")), "frame {index}");
+        }
+        let app = app.await.unwrap();
+        assert_eq!(charges(&app.postings(), "slow")[0].outcome, "shutdown");
+    });
 }
