@@ -161,7 +161,8 @@ fn a_rate_and_a_concurrency_limit_say_when_to_come_back() {
         assert!(stream.frame().await.unwrap().is_some());
         turned_away(&client("narrow"), &post(&valid()), RATE, "the concurrency").await;
         app.mock.release("");
-        stream.frames().await.unwrap();
+        let rest = stream.text().await.unwrap();
+        assert!(rest.ends_with("data: [DONE]\n\n"), "{rest:?}");
     });
     assert_eq!(app.wait_for_postings(2).len(), 2);
     assert_eq!(app.mock.totals().requests, 2);
@@ -201,7 +202,7 @@ fn what_goes_wrong_at_the_provider_is_told_without_its_words() {
         ("status-402", PROVIDER, Some(402)),
         ("status-403", PROVIDER, Some(403)),
         ("status-500", PROVIDER, Some(500)),
-        ("html", PROVIDER, Some(200)),
+        ("html", PROVIDER, None),
         ("redirect", PROVIDER, Some(302)),
         ("gzip", PROVIDER, None),
         ("garbage", PROVIDER, None),
