@@ -22,7 +22,7 @@ use hne_load::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::app::{DEADLINE, TestApp, chat, now, token};
+use crate::harness::app::{DEADLINE, TestApp, chat, now, run, token};
 
 /// Where OpenAI's SDKs send chats. Here the status tells what happened.
 pub(crate) const CHAT: &str = "/v1/chat/completions";
@@ -135,4 +135,11 @@ pub(crate) async fn until_of(client: &Client, request: &Request, status: u16) ->
         in_a_row += 1;
     }
     first
+}
+
+/// Waits until the service goes by everything that was changed in the catalog before: its snapshots are whole.
+pub(crate) fn settle(app: &TestApp) {
+    app.cli(&["model", "add", "settled", "--class", "basic", "--provider", "openrouter"]);
+    let request = Request::get("/v1/models/settled").bearer(&holding("settler"));
+    run(until(app, &request, 200));
 }

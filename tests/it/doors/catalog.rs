@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{holding, post, valid};
+use super::{holding, post, settle, valid};
 use crate::harness::app::{TestApp, run};
 
 #[test]
@@ -50,6 +50,7 @@ fn usage_is_told_by_class_and_from_the_numbers_that_enforcement_uses() {
     app.cli(&["plan", "set", "both", "basic", "--requests", "10", "--tokens", "1000000"]);
     app.cli(&["plan", "set", "both", "premium", "--window", "month", "--cost-usd", "2.5"]);
     app.user("ann", "both");
+    settle(&app);
     let client = app.anonymous().bearer(&holding("ann"));
     run(async {
         assert_eq!(client.send(&post(&valid())).await.unwrap().status, 200);

@@ -19,7 +19,7 @@ fn holds(app: &TestApp, instances: &[Client], change: &[&str], request: &Request
         for instance in instances {
             let before = started.elapsed();
             let took = before + until_of(instance, request, status).await;
-            println!("{}: {status} after {} ms", change.join(" "), took.as_millis());
+            println!("{} {}: {status} after {} ms", change[0], change[1], took.as_millis());
             assert!(took < Duration::from_secs(1), "{change:?}: {took:?}");
         }
     });

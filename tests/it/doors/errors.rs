@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     BAD_JSON, CHAT, EXPIRED, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Row, about, assert_untouched, holding, post,
-    refused, row, turned_away, until, valid,
+    refused, row, settle, turned_away, until, valid,
 };
 use crate::harness::{
     app::{Database, PROVIDER_KEY, SECRET, TestApp, chat, complete, now, run, token},
@@ -150,6 +150,7 @@ fn a_rate_and_a_concurrency_limit_say_when_to_come_back() {
         app.cli(&[&["plan", "rate", plan][..], &rate].concat());
         app.user(plan, plan);
     }
+    settle(&app);
     let client = |user: &str| app.anonymous().bearer(&holding(user));
     run(async {
         assert_eq!(complete(&client("slow"), &chat("mock/chat+frames-2", "first")).await.status, 200);
@@ -173,6 +174,7 @@ fn a_quota_that_is_used_up_is_told_in_figures() {
     let app = TestApp::start();
     app.cli(&["plan", "set", "tiny", "basic", "--window", "month", "--requests", "1"]);
     app.user("ann", "tiny");
+    settle(&app);
     let client = app.anonymous().bearer(&holding("ann"));
     run(async {
         let response = complete(&client, &chat("mock/chat+frames-2", "first")).await;

@@ -47,8 +47,9 @@ fn metrics_are_prometheus_s_move_and_name_nobody() {
         let text = read().await;
         let after = samples(&text);
         let grown = |family: &str| sum(&after, family) - sum(&before, family);
-        assert_eq!(grown("hne_requests_total").round(), 4.0);
-        assert_eq!(grown("hne_errors_total").round(), 1.0);
+        for (family, by) in [("hne_requests_total", 4.0), ("hne_errors_total", 1.0)] {
+            assert!((grown(family) - by).abs() < 0.5, "{family}: {text}");
+        }
         for secret in ["ann-the-user", "127.0.0.1", "mock/chat"] {
             assert!(!text.contains(secret), "{secret}");
         }
