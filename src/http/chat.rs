@@ -65,12 +65,14 @@ pub(super) async fn completions(desk: AtDesk, request: HttpRequest, payload: web
     chat(desk.0, request, payload, manner).await
 }
 
-async fn chat(desk: Rc<Desk>, request: HttpRequest, payload: web::Payload, manner: Manner) -> HttpResponse {
+async fn chat(desk: Rc<Desk>, request: HttpRequest, mut payload: web::Payload, manner: Manner) -> HttpResponse {
     request.extensions_mut().insert(OwnLine);
     let mut outcome = desk.outcome(extract::request_id(&request));
-    match admit(&desk, &request, payload, manner, &mut outcome).await {
+    match admit(&desk, &request, &mut payload, manner, &mut outcome).await {
         Ok(admitted) => answer(&desk, &request, admitted, outcome, manner).await,
         Err(error) => {
+            // A body that came with its head is taken in meanwhile; unread, actix would close the connection for it.
+            tokio::task::yield_now().await;
             let timing = server_timing(&outcome.timings);
             outcome.refuse(error.code());
             let mut response = error.response();
@@ -97,7 +99,7 @@ struct Admitted {
 async fn admit(
     desk: &Rc<Desk>,
     request: &HttpRequest,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     manner: Manner,
     outcome: &mut RequestOutcome,
 ) -> Result<Admitted, ApiError> {
@@ -140,7 +142,7 @@ fn refusal(error: &QuotaError) -> QuotaRefusal {
 async fn caller_and_body(
     desk: &Desk,
     request: &HttpRequest,
-    payload: web::Payload,
+    payload: &mut web::Payload,
     outcome: &mut RequestOutcome,
 ) -> Result<(Arc<Caller>, Result<Bytes, ApiError>), ApiError> {
     let settings = &desk.settings;

@@ -95,7 +95,7 @@ impl FromRequest for Admin {
 /// May be dropped; actix closes the connection then, since the rest of the body is unread.
 pub(super) async fn read_body(
     request: &HttpRequest,
-    mut payload: web::Payload,
+    payload: &mut web::Payload,
     max_bytes: usize,
     timeout: Duration,
 ) -> Result<Bytes, ApiError> {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    BAD_JSON, CHAT, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Row, about, holding, post, turned_away, valid,
+    BAD_JSON, CHAT, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Row, about, holding, post, settle, turned_away, valid,
 };
 use crate::harness::app::{TestApp, chat, complete, run};
 use hne_load::client::Request;
@@ -29,6 +29,7 @@ fn the_first_reason_answers() {
     app.cli(&["plan", "set", "tiny", "basic", "--requests", "1"]);
     app.cli(&["plan", "rate", "tiny", "--requests-per-minute", "1"]);
     app.user("ann", "tiny");
+    settle(&app);
     run(async {
         let client = app.anonymous().bearer(&holding("ann"));
         // From now on both the rate and the quota are used up.

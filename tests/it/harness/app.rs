@@ -232,6 +232,11 @@ impl TestApp {
         self.cli(&["user", "add", user, "--plan", plan]);
     }
 
+    /// Returns a variable of the environment that the app was started with.
+    pub(crate) fn variable(&self, name: &str) -> &str {
+        &self.variables[name]
+    }
+
     /// Returns the service's database.
     pub(crate) fn store(&self) -> &Store {
         &self.running().store

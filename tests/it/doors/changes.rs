@@ -1,0 +1,171 @@
+//! Changes made by the command line beside running servers hold within a second, on every instance, whatever Redis says.
+
+use std::time::Duration;
+
+use hne_load::client::{Client, Request};
+use serde_json::{Value, json};
+
+use super::{holding, post, until_of, valid};
+use crate::harness::{
+    app::{Database, TestApp, chat, now, run, token},
+    servers,
+};
+
+/// Makes a change and measures on both instances how long after it the request is answered like that.
+fn holds(app: &TestApp, instances: &[Client], change: &[&str], request: &Request, status: u16) {
+    app.cli(change);
+    let started = hne_load::clock::now();
+    run(async {
+        for instance in instances {
+            let before = started.elapsed();
+            let took = before + until_of(instance, request, status).await;
+            println!("{} {}: {status} after {} ms", change[0], change[1], took.as_millis());
+            assert!(took < Duration::from_secs(1), "{change:?}: {took:?}");
+        }
+    });
+}
+
+fn usage(token: &str) -> Request {
+    Request::get("/api/usage").bearer(token)
+}
+
+/// Two instances on one database and one Redis, on which a request of ann's is answered like that.
+fn two() -> (TestApp, Vec<Client>) {
+    let mut app = TestApp::on(Database::Postgres).redis().start();
+    let instances = vec![app.anonymous(), app.second()];
+    (app, instances)
+}
+
+fn warm(instances: &[Client], request: &Request, status: u16) {
+    run(async {
+        for instance in instances {
+            for _ in 0..4 {
+                assert_eq!(instance.send(request).await.unwrap().status, status);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_user_s_changes_hold_everywhere_within_a_second() {
+    let (app, instances) = two();
+    app.user("ann", "default");
+    app.cli(&["plan", "set", "other", "premium", "--unlimited"]);
+    let ann = holding("ann");
+    warm(&instances, &usage(&ann), 200);
+    holds(&app, &instances, &["user", "disable", "ann"], &usage(&ann), 401);
+    holds(&app, &instances, &["user", "add", "ann"], &usage(&ann), 200);
+
+    let report = Request::get("/api/admin/performance").bearer(&ann);
+    warm(&instances, &report, 403);
+    holds(&app, &instances, &["user", "add", "ann", "--role", "admin"], &report, 200);
+    holds(&app, &instances, &["user", "add", "ann", "--role", "user"], &report, 403);
+
+    let chat = post(&valid()).bearer(&ann);
+    holds(&app, &instances, &["user", "add", "ann", "--plan", "other"], &chat, 403);
+    holds(&app, &instances, &["user", "add", "ann", "--plan", "default"], &chat, 200);
+    holds(&app, &instances, &["plan", "set", "default", "basic", "--requests", "0"], &chat, 429);
+    holds(&app, &instances, &["plan", "set", "default", "basic", "--unlimited"], &chat, 200);
+}
+
+#[test]
+fn tokens_and_keys_that_are_revoked_hold_nowhere_after_a_second() {
+    let (app, instances) = two();
+    app.user("ann", "default");
+    let revoked = token(&json!({"sub": "ann", "jti": "1", "exp": now() + 3_600}));
+    warm(&instances, &usage(&revoked), 200);
+    holds(&app, &instances, &["token", "revoke", &revoked], &usage(&revoked), 401);
+    let made = app.cli(&["key", "create", "ann"]);
+    let key = made["key"].as_str().unwrap();
+    // A new key is looked up before it is refused.
+    warm(&instances, &usage(key), 200);
+    holds(&app, &instances, &["key", "revoke", made["id"].as_str().unwrap()], &usage(key), 401);
+    warm(&instances, &usage(&holding("ann")), 200);
+}
+
+#[test]
+fn a_plan_is_looked_up_before_it_is_refused() {
+    let (app, instances) = two();
+    app.cli(&["plan", "set", "new-plan", "basic", "--unlimited"]);
+    app.user("zoe", "new-plan");
+    let request = post(&valid()).bearer(&holding("zoe"));
+    warm(&instances, &request, 200);
+}
+
+#[test]
+fn a_model_is_looked_up_before_it_is_refused() {
+    let (app, instances) = two();
+    let name = "mock/chat+frames-2";
+    let request = post(&chat("fresh", "a")).bearer(&holding("ann"));
+    warm(&instances, &usage(&holding("ann")), 200);
+    app.cli(&["model", "add", "fresh", "--class", "basic", "--provider", "openrouter", "--upstream-model", name]);
+    // At once, and not within a second.
+    warm(&instances, &request, 200);
+    let shown = Request::get("/v1/models/fresh").bearer(&holding("ann"));
+    warm(&instances, &shown, 200);
+    holds(&app, &instances, &["model", "remove", "fresh"], &request, 404);
+}
+
+/// Asks the tests' Redis.
+fn redis(command: &[&str]) -> Option<String> {
+    let client = redis::Client::open(servers::redis().url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    redis::cmd(command[0]).arg(&command[1..]).query(&mut connection).unwrap()
+}
+
+/// Waits until a key is there; the service writes behind its answers.
+fn remembered(key: &str) -> String {
+    let started = hne_load::clock::now();
+    loop {
+        if let Some(value) = redis(&["GET", key]) {
+            return value;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{key} never came");
+    }
+}
+
+#[test]
+fn a_stale_redis_never_lets_anybody_in() {
+    let mut app = TestApp::on(Database::Postgres).redis().start();
+    app.user("ann", "default");
+    app.user("bob", "default");
+    let made = app.cli(&["key", "create", "ann"]);
+    let key = made["key"].as_str().unwrap();
+    let (ann, bob) = (holding("ann"), holding("bob"));
+    let first = [app.anonymous()];
+    for token in [&ann, &bob, key] {
+        warm(&first, &usage(token), 200);
+    }
+    let prefix = app.variable("HNE__REDIS__KEY_PREFIX").to_owned();
+    let hash = actors::domain::TokenHash::of(key).to_hex();
+    let names =
+        [format!("{prefix}user:auth:ann"), format!("{prefix}user:auth:bob"), format!("{prefix}key:auth:{hash}")];
+    let copies = names.clone().map(|name| remembered(&name));
+    let copy: Value = serde_json::from_str(&copies[0]).unwrap();
+    assert_eq!(copy["disabled"], false, "{copy}");
+    app.cli(&["key", "revoke", made["id"].as_str().unwrap()]);
+    app.cli(&["user", "disable", "ann"]);
+    app.cli(&["plan", "set", "other", "basic", "--unlimited"]);
+    app.user("bob", "other");
+    run(async {
+        until_of(&first[0], &usage(&ann), 401).await;
+        until_of(&first[0], &usage(key), 401).await;
+    });
+    // As they would stand there if a late write had brought them back; a cold instance reads them.
+    let stale = || {
+        for (name, copy) in names.iter().zip(&copies) {
+            redis(&["SET", name, copy]);
+        }
+    };
+    stale();
+    let second = app.second();
+    stale();
+    run(async {
+        for instance in [&second, &first[0]] {
+            assert_eq!(instance.send(&usage(&ann)).await.unwrap().status, 401);
+            assert_eq!(instance.send(&usage(key)).await.unwrap().status, 401);
+        }
+        let mut response = second.send(&usage(&bob)).await.unwrap();
+        assert_eq!(response.json().await.unwrap()["plan"], "other");
+    });
+}
