@@ -1,13 +1,14 @@
 //! `doctor`: checks what the service needs, and says what is wrong and what to do.
 
-use std::{fs, net::ToSocketAddrs, path::Path, time::Duration};
+use std::{net::ToSocketAddrs, path::Path, time::Duration};
 
 use serde_json::json;
 
 use super::{Failed, Output, UNAVAILABLE};
 use crate::{
+    boot::prepare_folder,
     cache,
-    config::{Config, HttpProvider, Provider},
+    config::{Config, ConfigError, HttpProvider, Provider},
     io::IoThread,
     store::Store,
 };
@@ -46,12 +47,21 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
         }
         checks
     });
+    Ok(findings(&checks))
+}
+
+/// What there is to say where the configuration is bad: nothing else can be checked by it.
+pub(super) fn misconfigured(error: &ConfigError) -> Output {
+    findings(&[Check::of("configuration", Err(error.to_string()))])
+}
+
+fn findings(checks: &[Check]) -> Output {
     let ok = checks.iter().all(|check| check.ok);
     let json = checks.iter().map(|check| json!({"name": check.name, "ok": check.ok, "message": check.message}));
     let json = json!({"ok": ok, "checks": json.collect::<Vec<_>>()});
     let line = |check: &Check| format!("{} {}: {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.message);
     let text: Vec<_> = checks.iter().map(line).collect();
-    Ok(Output { json, text: text.join("\n"), code: if ok { 0 } else { UNAVAILABLE } })
+    Output { json, text: text.join("\n"), code: if ok { 0 } else { UNAVAILABLE } }
 }
 
 async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {
@@ -59,16 +69,8 @@ async fn within(check: impl Future<Output = Result<String, String>>) -> Result<S
 }
 
 fn data_folder(folder: &Path) -> Result<String, String> {
-    let probe = folder.join(".doctor");
-    let written =
-        fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
-    let shown = folder.display();
-    match written {
-        Ok(()) => Ok(format!("{shown} can be written")),
-        Err(error) => {
-            Err(format!("{shown} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to"))
-        }
-    }
+    prepare_folder(folder).map_err(|error| error.to_string())?;
+    Ok(format!("{} can be written", folder.display()))
 }
 
 async fn database(config: &Config, io: &IoThread) -> Result<String, String> {

@@ -5,6 +5,7 @@ mod cache;
 mod chat;
 mod config;
 mod harness;
+mod process;
 mod store;
 mod tidy;
 mod token;

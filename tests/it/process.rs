@@ -1,0 +1,8 @@
+//! What DESIGN.md promises of the process: the real binary, with an empty environment, seen from outside.
+
+mod commands;
+mod doctor;
+mod drain;
+mod exits;
+mod start;
+mod world;
