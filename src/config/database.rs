@@ -116,12 +116,11 @@ impl RedisConfig {
     }
 
     pub(super) fn check(&self, problems: &mut Problems) {
-        if let Some(url) = &self.url {
-            if check_url("redis.url", url, &["redis", "rediss"], problems)
-                && let Err(why) = cache::check_url(url)
-            {
-                problems.say(format!("{} can't be used: {why}.", problems.name("redis.url")));
-            }
+        if let Some(url) = &self.url
+            && check_url("redis.url", url, &["redis", "rediss"], problems)
+            && let Err(why) = cache::check_url(url)
+        {
+            problems.say(format!("{} can't be used: {why}.", problems.name("redis.url")));
         }
         let range = Duration::from_millis(1)..=Duration::from_secs(10);
         problems.within_time("redis.timeout", self.timeout, range);

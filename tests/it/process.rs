@@ -4,5 +4,6 @@ mod commands;
 mod doctor;
 mod drain;
 mod exits;
+mod nginx;
 mod start;
 mod world;
