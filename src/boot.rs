@@ -4,6 +4,7 @@
 //! workers. Down: no new requests, listener closed, streams get their grace, then an error frame, ledger flushed,
 //! connections closed.
 
+mod folder;
 mod listener;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -35,6 +36,8 @@ use crate::{
     vitals::ProcessVitals,
     worker::Shared,
 };
+
+pub use folder::prepare_folder;
 
 /// Why the service can't start. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +107,11 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<(Self, Server), BootError> {
         install_crypto();
         let io = IoThread::start()?;
-        let store = Store::connect(&config.database.store(), &io.handle()).await?;
+        let store = Store::connect(&config.database.store(), &io.handle()).await;
+        let store = store.map_err(|error| match error {
+            StoreError::Refused(why) => BootError::Config(why),
+            away => away.into(),
+        })?;
         let instance = store.claim_single_instance()?;
         store.migrate().await?;
         store.sync_configured_models(configured_models(&config)).await?;
@@ -192,8 +199,8 @@ impl Gateway {
     /// not be brought into the store: 0 unless it is away.
     pub async fn stop(self) -> usize {
         let times = &self.config.shutdown;
-        tracing::info!(running = self.slots.taken(), "draining");
         self.gate.close();
+        tracing::info!(running = self.slots.taken(), "draining");
         tokio::time::sleep(times.delay).await;
         let stopped = self.server.stop(true);
         let mut grace_over = std::pin::pin!(tokio::time::sleep(times.grace));
@@ -284,7 +291,7 @@ impl Engine<'_> {
         };
         let memory_limit = self.config.server.memory_limit_mb * 1_000_000;
         let parts = Parts { clock: self.clock(), vitals: Arc::new(vitals), metrics: metrics.clone(), memory_limit };
-        let stats = Stats::start(&self.thread(), parts);
+        let stats = Stats::start(&self.thread(), &self.config.alerts, parts);
         let observer = (stats.clone(), metrics.clone());
         self.store.observe(Box::new(move |op, took, ok| {
             let (stats, metrics) = &observer;

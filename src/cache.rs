@@ -77,6 +77,18 @@ pub fn open(
     }
 }
 
+/// Checks a URL without connecting.
+///
+/// # Errors
+/// [`SetupError::Url`].
+pub fn check_url(url: &SecretString) -> Result<(), SetupError> {
+    match entries::client(url) {
+        Err(SetupError::Url) => Err(SetupError::Url),
+        // Without TLS there is no TLS yet: the program installs it before it connects.
+        Ok(_) | Err(SetupError::NoTls) => Ok(()),
+    }
+}
+
 /// Asks the server for an answer, on a connection of its own. Where none is configured, there is nothing to ask.
 ///
 /// # Errors

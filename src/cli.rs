@@ -169,8 +169,11 @@ pub fn run() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<Option<Output>, Failed> {
-    let config = Config::load(cli.config.as_deref())?;
     let command = cli.command.unwrap_or(Command::Serve);
+    let config = match (Config::load(cli.config.as_deref()), &command) {
+        (Err(error), Command::Doctor) => return Ok(Some(doctor::misconfigured(&error))),
+        (config, _) => config?,
+    };
     let output = match command {
         Command::Serve => return serve::run(config).map(|()| None),
         Command::Doctor => doctor::run(&config)?,
@@ -196,11 +199,14 @@ struct Desk {
 
 impl Desk {
     /// Connects to the database as it is.
-    fn closed(mut config: Config) -> Result<Self, Failed> {
-        crate::config::ensure_secret(&mut config)?;
+    fn closed(config: Config) -> Result<Self, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let io = IoThread::start()?;
-        let store = runtime.block_on(Store::connect(&config.database.store(), &io.handle()))?;
+        let store = runtime.block_on(Store::connect(&config.database.store(), &io.handle()));
+        let store = store.map_err(|error| match error {
+            StoreError::Refused(message) => Failed { code: CONFIG, message },
+            away => away.into(),
+        })?;
         Ok(Self { config, store, runtime, _io: io })
     }
 

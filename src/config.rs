@@ -35,7 +35,7 @@ pub use auth::{AuthConfig, JwtConfig};
 pub use database::{DatabaseConfig, RedisConfig};
 pub use error::ConfigError;
 pub use models::{ModelConfig, ModelsConfig};
-pub use operation::{AlertsConfig, LogConfig, LogFormat, ShutdownConfig};
+pub use operation::{LogConfig, LogFormat, ShutdownConfig};
 pub use providers::{HttpKind, HttpProvider, Provider, SimulatorProvider};
 pub use secret::ensure_secret;
 pub use server::{Admission, ServerConfig};
@@ -79,7 +79,7 @@ pub struct Config {
     /// What is logged, and how.
     pub log: LogConfig,
     /// When operators are alerted.
-    pub alerts: AlertsConfig,
+    pub alerts: actors::stats::Config,
     /// Each key with its value and where it came from; secrets are hidden already.
     shown: BTreeMap<String, String>,
 }
@@ -173,7 +173,7 @@ impl Config {
         self.models.check(problems);
         self.shutdown.check(problems);
         self.log.check(problems);
-        self.alerts.check(problems);
+        engine::check_alerts(&self.alerts, problems);
     }
 
     /// Returns the provider that takes models which are in no catalog, if they are let through and it has a key.

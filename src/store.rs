@@ -71,7 +71,7 @@ pub use self::{
 /// The most connections that read a SQLite file at once, beside the one that writes.
 const SQLITE_READERS: u32 = 4;
 
-/// Where the store is and how it is connected to: `[store]`.
+/// Where the store is and how it is connected to: `[database]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -98,12 +98,12 @@ impl Config {
     /// # Errors
     /// A sentence that names the key and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        url::parse(self.url.expose_secret()).map_err(|why| format!("store.url: {why}"))?;
+        url::parse(self.url.expose_secret()).map_err(|why| format!("database.url: {why}"))?;
         if let Some(replica) = &self.replica_url {
-            url::parse(replica.expose_secret()).map_err(|why| format!("store.replica_url: {why}"))?;
+            url::parse(replica.expose_secret()).map_err(|why| format!("database.replica_url: {why}"))?;
         }
         if !(1..=1000).contains(&self.pool_max) {
-            return Err(format!("store.pool_max is a number from 1 to 1000, not {}", self.pool_max));
+            return Err(format!("database.pool_max is a number from 1 to 1000, not {}", self.pool_max));
         }
         for (key, value) in [
             ("idle_timeout", self.idle_timeout),
@@ -111,10 +111,21 @@ impl Config {
             ("statement_timeout", self.statement_timeout),
         ] {
             if value < Duration::from_millis(100) {
-                return Err(format!("store.{key} is at least 100ms, not {value:?}"));
+                return Err(format!("database.{key} is at least 100ms, not {value:?}"));
             }
         }
         Ok(())
+    }
+}
+
+/// Checks a database's URL, and the files that it names, as far as that goes without connecting.
+///
+/// # Errors
+/// A sentence that says what is allowed; it repeats no password.
+pub fn check_url(url: &SecretString) -> Result<(), String> {
+    match url::parse(url.expose_secret())?.address {
+        Address::Postgres(address) => postgres::Target::new(*address, Duration::ZERO, Duration::ZERO).map(drop),
+        Address::Sqlite(_) => Ok(()),
     }
 }
 
@@ -154,7 +165,7 @@ impl Store {
         let config = config.clone();
         let opening = io.clone();
         let inner = io.run(async move { open(&config, opening) }).await.map_err(|gone| no_answer(&gone))?;
-        let store = Self(Arc::new(inner.map_err(StoreError::Refused)?));
+        let store = Self(Arc::new(inner?));
         store.ping().await?;
         Ok(store)
     }
@@ -286,7 +297,7 @@ fn no_answer(gone: &crate::io::NoAnswer) -> StoreError {
 }
 
 /// Makes the pools, on the runtime that will drive them.
-fn open(config: &Config, io: IoHandle) -> Result<Inner, String> {
+fn open(config: &Config, io: IoHandle) -> Result<Inner, StoreError> {
     let (opener, write) = open_pool(&config.url, config, true)?;
     let read = match &opener {
         Opener::Postgres(_) => write.clone(),
@@ -299,8 +310,8 @@ fn open(config: &Config, io: IoHandle) -> Result<Inner, String> {
     Ok(Inner { io, write, read, report, opener, observer: OnceLock::new() })
 }
 
-fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), String> {
-    let parsed = url::parse(url.expose_secret())?;
+fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), StoreError> {
+    let parsed = url::parse(url.expose_secret()).map_err(StoreError::Refused)?;
     let sizes = Sizes {
         max: parsed.pool_max.unwrap_or(config.pool_max),
         idle_timeout: Some(config.idle_timeout),
@@ -309,11 +320,12 @@ fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opene
     };
     let (opener, sizes) = match parsed.address {
         Address::Postgres(address) => {
-            let target = postgres::Target::new(*address, config.connect_timeout, config.statement_timeout)?;
+            let target = postgres::Target::new(*address, config.connect_timeout, config.statement_timeout);
+            let target = target.map_err(StoreError::Refused)?;
             (Opener::Postgres(Arc::new(target)), sizes)
         }
         Address::Sqlite(target) => {
-            target.make_folder()?;
+            target.make_folder().map_err(StoreError::Unavailable)?;
             // An open file costs nothing; closing the last connection would fold the write-ahead log each time.
             let max = if writes { 1 } else { SQLITE_READERS };
             (Opener::Sqlite(Arc::new(target)), Sizes { max, idle_timeout: None, ..sizes })

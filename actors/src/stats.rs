@@ -24,6 +24,7 @@ use std::{
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use actix_rt::ArbiterHandle;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use self::{
@@ -45,6 +46,32 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// How often vitals are sampled and alerts evaluated.
 const SAMPLE: Duration = Duration::from_secs(5);
+
+/// When operators are alerted: `[alerts]`, the four rules of MISSION.md 9.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The mean response time above which there is an alert: 1 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub mean_response: Duration,
+    /// The share of requests that fail above which there is one: 0 to 100 %.
+    pub error_rate_percent: f64,
+    /// The share of the memory limit in use above which there is one: 0 to 100 %.
+    pub memory_percent: f64,
+    /// The share of the database's pool in use above which there is one: 0 to 100 %.
+    pub connections_percent: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mean_response: Duration::from_millis(500),
+            error_rate_percent: 5.0,
+            memory_percent: 80.0,
+            connections_percent: 90.0,
+        }
+    }
+}
 
 /// Memory of the process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -176,17 +203,17 @@ impl StatsHandle {
 impl Stats {
     /// Starts the actor on the thread of `arbiter`.
     #[must_use]
-    pub fn start(arbiter: &ArbiterHandle, parts: Parts) -> StatsHandle {
+    pub fn start(arbiter: &ArbiterHandle, config: &Config, parts: Parts) -> StatsHandle {
         let (queue, inbox) = mpsc::channel(QUEUE);
         let shared = Arc::<Shared>::default();
-        let stats = Self::new(parts, inbox, shared.clone());
+        let stats = Self::new(config, parts, inbox, shared.clone());
         let addr = Self::start_in_arbiter(arbiter, |_| stats);
         StatsHandle { addr, queue, shared }
     }
 
-    fn new(parts: Parts, inbox: mpsc::Receiver<Observation>, shared: Arc<Shared>) -> Self {
+    fn new(config: &Config, parts: Parts, inbox: mpsc::Receiver<Observation>, shared: Arc<Shared>) -> Self {
         let started = parts.clock.now();
-        let alerts = Alerts::new(parts.clock.wall());
+        let alerts = Alerts::new(config, parts.clock.wall());
         let cpu = CpuMeter { at: started, used: parts.vitals.cpu_time(), share: 0.0 };
         Self { parts, inbox, shared, started, windows: Windows::new(), alerts, cpu }
     }

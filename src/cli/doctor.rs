@@ -1,13 +1,14 @@
 //! `doctor`: checks what the service needs, and says what is wrong and what to do.
 
-use std::{fs, net::ToSocketAddrs, path::Path, time::Duration};
+use std::{net::ToSocketAddrs, path::Path, time::Duration};
 
 use serde_json::json;
 
 use super::{Failed, Output, UNAVAILABLE};
 use crate::{
+    boot::prepare_folder,
     cache,
-    config::{Config, HttpProvider, Provider},
+    config::{Config, ConfigError, HttpKind, HttpProvider, Provider},
     io::IoThread,
     store::Store,
 };
@@ -33,12 +34,16 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
     let io = IoThread::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let checks = runtime.block_on(async {
-        let mut checks = vec![Check::of("configuration", Ok(config.redacted_lines().collect::<Vec<_>>().join("; ")))];
+        let mut checks = vec![Check::of("configuration", Ok(stated(config)))];
         checks.push(Check::of("data folder", data_folder(&config.data_dir)));
         checks.push(Check::of("database", within(database(config, &io)).await));
         checks.push(Check::of("redis", within(redis(config)).await));
         for (name, provider) in &config.providers {
             let check = match provider {
+                // Without a key it is asked for nothing, so a machine without a network is no fault.
+                Provider::Http(http) if is_idle(http) => {
+                    Ok("has no key, so it is not used: set OPENROUTER_API_KEY".to_owned())
+                }
                 Provider::Http(http) => within(reach(http)).await,
                 Provider::Simulator(_) => Ok("a simulator: set OPENROUTER_API_KEY for real answers".to_owned()),
             };
@@ -46,12 +51,31 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
         }
         checks
     });
+    Ok(findings(&checks))
+}
+
+/// What there is to say where the configuration is bad: nothing else can be checked by it.
+pub(super) fn misconfigured(error: &ConfigError) -> Output {
+    findings(&[Check::of("configuration", Err(error.to_string()))])
+}
+
+fn findings(checks: &[Check]) -> Output {
     let ok = checks.iter().all(|check| check.ok);
     let json = checks.iter().map(|check| json!({"name": check.name, "ok": check.ok, "message": check.message}));
     let json = json!({"ok": ok, "checks": json.collect::<Vec<_>>()});
     let line = |check: &Check| format!("{} {}: {}", if check.ok { "ok  " } else { "FAIL" }, check.name, check.message);
     let text: Vec<_> = checks.iter().map(line).collect();
-    Ok(Output { json, text: text.join("\n"), code: if ok { 0 } else { UNAVAILABLE } })
+    Output { json, text: text.join("\n"), code: if ok { 0 } else { UNAVAILABLE } }
+}
+
+/// Says what was set, and where; defaults are in the reference.
+fn stated(config: &Config) -> String {
+    let stated: Vec<_> = config.redacted_lines().filter(|line| !line.ends_with("(default)")).collect();
+    if stated.is_empty() { "all as it is by default".to_owned() } else { stated.join("; ") }
+}
+
+fn is_idle(provider: &HttpProvider) -> bool {
+    provider.kind == HttpKind::Openrouter && provider.api_key.is_none()
 }
 
 async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {
@@ -59,16 +83,8 @@ async fn within(check: impl Future<Output = Result<String, String>>) -> Result<S
 }
 
 fn data_folder(folder: &Path) -> Result<String, String> {
-    let probe = folder.join(".doctor");
-    let written =
-        fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
-    let shown = folder.display();
-    match written {
-        Ok(()) => Ok(format!("{shown} can be written")),
-        Err(error) => {
-            Err(format!("{shown} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to"))
-        }
-    }
+    prepare_folder(folder).map_err(|error| error.to_string())?;
+    Ok(format!("{} can be written", folder.display()))
 }
 
 async fn database(config: &Config, io: &IoThread) -> Result<String, String> {

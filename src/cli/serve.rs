@@ -7,11 +7,11 @@ use actors::{
     domain::{Role, UserId},
     ports::CatalogSource,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failed, INTERNAL, print};
 use crate::{
-    boot::Gateway,
+    boot::{Gateway, prepare_folder},
     clock::StoreClock,
     config::{self, Config},
     store::NewUser,
@@ -21,11 +21,15 @@ use crate::{
 
 pub(super) fn run(mut config: Config) -> Result<(), Failed> {
     telemetry::start(&config.log);
+    prepare_folder(&config.data_dir)?;
     let made_here = config::ensure_secret(&mut config)?;
     System::new().block_on(async move {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (service, server) = Gateway::start(config).await?;
+        let mut stop = StopSignals::listen()?;
+        let (service, server) = tokio::select! {
+            started = Gateway::start(config) => started?,
+            // Nothing runs yet: a database that doesn't answer must not keep a supervisor waiting.
+            () = stop.wanted() => return Ok(()),
+        };
         let server = actix_rt::spawn(server);
         tracing::info!(address = %service.address(), "serving");
         if service.config().is_simulated() {
@@ -34,10 +38,7 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
         if made_here {
             print(&invitation(&service).await?);
         }
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stop.wanted().await;
         service.stop().await;
         match server.await {
             Ok(Ok(())) => Ok(()),
@@ -45,6 +46,26 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             Err(panic) => Err(Failed { code: INTERNAL, message: panic.to_string() }),
         }
     })
+}
+
+/// The signals that ask for an orderly end.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, Failed> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    async fn wanted(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Who calls by the printed line.

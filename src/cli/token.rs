@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actors::{
     domain::{Role, Timestamp, UserId},
-    ports::{Directory, LedgerStore},
+    ports::{CatalogSource, Directory, LedgerStore},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{Desk, Failed, Output};
 use crate::{
     clock::StoreClock,
+    config,
     token::{Issuer, LEEWAY, revocation_hash},
 };
 
@@ -70,7 +71,15 @@ async fn issue(
     plan: Option<&str>,
     ttl: Duration,
 ) -> Result<crate::token::Issued, Failed> {
-    let issuer = Issuer::new(&desk.config.auth.jwt.token(), Arc::new(StoreClock::new()))?;
+    let mut config = desk.config.clone();
+    config::ensure_secret(&mut config)?;
+    let issuer = Issuer::new(&config.auth.jwt.token(), Arc::new(StoreClock::new()))?;
+    if let Some(name) = plan {
+        let plans = desk.store.catalog().await?.plans;
+        if !plans.iter().any(|plan| &*plan.name == name) {
+            return Err(Failed::usage(format!("There is no plan `{name}`; `plan list` shows which there are.")));
+        }
+    }
     desk.store.provision(user, plan).await?;
     issuer.issue(user, role, plan, ttl).map_err(|error| Failed::usage(error.to_string()))
 }

@@ -87,9 +87,13 @@ impl DatabaseConfig {
 
     pub(super) fn check(&self, problems: &mut Problems) {
         let schemes = ["postgres", "postgresql", "sqlite"];
-        check_url("database.url", &self.url, &schemes, problems);
-        if let Some(replica) = &self.replica_url {
-            check_url("database.replica_url", replica, &schemes, problems);
+        let urls = [("database.url", Some(&self.url)), ("database.replica_url", self.replica_url.as_ref())];
+        for (key, url) in urls.into_iter().filter_map(|(key, url)| Some((key, url?))) {
+            if check_url(key, url, &schemes, problems)
+                && let Err(why) = store::check_url(url)
+            {
+                problems.say(format!("{} can't be used: {why}.", problems.name(key)));
+            }
         }
         problems.within("database.pool_max", self.pool_max, 1..=1_000);
         problems.within_time("database.idle_timeout", self.idle_timeout, Duration::from_secs(1)..=minutes(60));
@@ -112,8 +116,11 @@ impl RedisConfig {
     }
 
     pub(super) fn check(&self, problems: &mut Problems) {
-        if let Some(url) = &self.url {
-            check_url("redis.url", url, &["redis", "rediss"], problems);
+        if let Some(url) = &self.url
+            && check_url("redis.url", url, &["redis", "rediss"], problems)
+            && let Err(why) = cache::check_url(url)
+        {
+            problems.say(format!("{} can't be used: {why}.", problems.name("redis.url")));
         }
         let range = Duration::from_millis(1)..=Duration::from_secs(10);
         problems.within_time("redis.timeout", self.timeout, range);
@@ -121,16 +128,18 @@ impl RedisConfig {
     }
 }
 
-/// Refuses a URL whose scheme is none of these, or that has nothing after it. Shows its scheme at most.
-fn check_url(key: &str, url: &SecretString, schemes: &[&str], problems: &mut Problems) {
+/// Refuses a URL whose scheme is none of these, or that has nothing after it. Shows its scheme at most. Says whether it
+/// was let pass.
+fn check_url(key: &str, url: &SecretString, schemes: &[&str], problems: &mut Problems) -> bool {
     let allowed = format!("{}://…", schemes.join("://… or "));
     match url.expose_secret().split_once("://") {
-        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => {}
+        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => return true,
         Some((scheme, _)) if scheme.len() <= 16 && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+') => {
             problems.refuse(key, format_args!("a URL that begins with {scheme}://"), allowed);
         }
         _ => problems.refuse(key, "no URL", allowed),
     }
+    false
 }
 
 /// Returns what of a database's or Redis's URL may be shown: no user, no password, no query.

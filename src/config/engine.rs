@@ -1,4 +1,4 @@
-//! `[quota]`, `[stream]` and `[ledger]`: the ranges of what the actors themselves configure.
+//! `[quota]`, `[stream]`, `[ledger]` and `[alerts]`: the ranges of what the actors themselves configure.
 
 use std::time::Duration;
 
@@ -22,4 +22,11 @@ pub(super) fn check_ledger(ledger: &actors::ledger::Config, problems: &mut Probl
     problems.within_time("ledger.flush_interval", ledger.flush_interval, Duration::from_millis(10)..=minutes(1));
     problems.within("ledger.flush_postings", ledger.flush_postings, 1..=100_000);
     problems.within("ledger.max_pending", ledger.max_pending, 1..=10_000_000);
+}
+
+pub(super) fn check_alerts(config: &actors::stats::Config, problems: &mut Problems) {
+    problems.within_time("alerts.mean_response", config.mean_response, Duration::from_millis(1)..=minutes(60));
+    problems.within("alerts.error_rate_percent", config.error_rate_percent, 0.0..=100.0);
+    problems.within("alerts.memory_percent", config.memory_percent, 0.0..=100.0);
+    problems.within("alerts.connections_percent", config.connections_percent, 0.0..=100.0);
 }

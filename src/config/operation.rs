@@ -44,21 +44,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// When operators are alerted: `[alerts]`, the four rules of MISSION.md 9.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AlertsConfig {
-    /// The mean response time above which there is an alert: 1 ms to 1 h.
-    #[serde(with = "humantime_serde")]
-    pub mean_response: Duration,
-    /// The share of requests that fail above which there is one: 0 to 100 %.
-    pub error_rate_percent: f64,
-    /// The share of `server.memory_limit_mb` in use above which there is one: 0 to 100 %.
-    pub memory_percent: f64,
-    /// The share of `database.pool_max` in use above which there is one: 0 to 100 %.
-    pub connections_percent: f64,
-}
-
 impl ShutdownConfig {
     pub(super) fn check(&self, problems: &mut Problems) {
         problems.within_time("shutdown.delay", self.delay, Duration::ZERO..=minutes(5));
@@ -73,15 +58,5 @@ impl LogConfig {
             let allowed = format_args!("a filter such as \"info\" or \"warn,hasnot_engine=debug\", but: {error}");
             problems.refuse("log.filter", format_args!("{:?}", self.filter), allowed);
         }
-    }
-}
-
-impl AlertsConfig {
-    pub(super) fn check(&self, problems: &mut Problems) {
-        let range = Duration::from_millis(1)..=minutes(60);
-        problems.within_time("alerts.mean_response", self.mean_response, range);
-        problems.within("alerts.error_rate_percent", self.error_rate_percent, 0.0..=100.0);
-        problems.within("alerts.memory_percent", self.memory_percent, 0.0..=100.0);
-        problems.within("alerts.connections_percent", self.connections_percent, 0.0..=100.0);
     }
 }

@@ -6,6 +6,7 @@ mod chat;
 mod config;
 mod doors;
 mod harness;
+mod process;
 mod store;
 mod streams;
 mod tidy;

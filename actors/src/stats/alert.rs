@@ -1,5 +1,6 @@
 //! The four alerts of the original plan, and since when each is as it is. Pure: time is an argument.
 
+use super::Config;
 use crate::domain::Timestamp;
 
 /// With fewer requests in the last minute, neither a mean nor a rate says anything: one slow request at night is no alarm.
@@ -21,16 +22,28 @@ pub(super) struct Readings {
 /// A rule: it fires while its reading is above the threshold.
 struct Rule {
     name: &'static str,
-    threshold: f64,
+    threshold: fn(&Config) -> f64,
     reading: fn(&Readings) -> Option<f64>,
 }
 
 const RULES: [Rule; 4] = [
-    Rule { name: "mean_response_ms", threshold: 500.0, reading: |readings| readings.mean_response },
-    Rule { name: "error_rate", threshold: 0.05, reading: |readings| readings.error_rate },
-    Rule { name: "memory", threshold: 0.80, reading: |readings| readings.memory },
-    Rule { name: "database_connections", threshold: 0.90, reading: |readings| readings.connections },
+    Rule { name: "mean_response_ms", threshold: mean_response_ms, reading: |readings| readings.mean_response },
+    Rule {
+        name: "error_rate",
+        threshold: |config| config.error_rate_percent / 100.0,
+        reading: |readings| readings.error_rate,
+    },
+    Rule { name: "memory", threshold: |config| config.memory_percent / 100.0, reading: |readings| readings.memory },
+    Rule {
+        name: "database_connections",
+        threshold: |config| config.connections_percent / 100.0,
+        reading: |readings| readings.connections,
+    },
 ];
+
+fn mean_response_ms(config: &Config) -> f64 {
+    config.mean_response.as_secs_f64() * 1e3
+}
 
 /// How an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,13 +66,13 @@ pub(super) struct Alerts([Alert; RULES.len()]);
 
 impl Alerts {
     /// Makes alerts that are all fine since `now`.
-    pub(super) fn new(now: Timestamp) -> Self {
+    pub(super) fn new(config: &Config, now: Timestamp) -> Self {
         Self(RULES.map(|Rule { name, threshold, .. }| Alert {
             name,
             firing: false,
             since: now,
             value: None,
-            threshold,
+            threshold: threshold(config),
         }))
     }
 
@@ -67,7 +80,7 @@ impl Alerts {
     pub(super) fn evaluate(&mut self, readings: &Readings, now: Timestamp) {
         for (alert, rule) in self.0.iter_mut().zip(RULES) {
             alert.value = (rule.reading)(readings);
-            let firing = alert.value.is_some_and(|value| value > rule.threshold);
+            let firing = alert.value.is_some_and(|value| value > alert.threshold);
             if firing != alert.firing {
                 (alert.firing, alert.since) = (firing, now);
             }
@@ -91,7 +104,7 @@ mod tests {
     #[test]
     fn an_alert_fires_above_its_threshold_and_knows_since_when() {
         let at = Timestamp::from_seconds;
-        let mut alerts = Alerts::new(at(100));
+        let mut alerts = Alerts::new(&Config::default(), at(100));
         let calm =
             Readings { mean_response: Some(500.0), error_rate: Some(0.05), memory: Some(0.8), connections: Some(0.9) };
         alerts.evaluate(&calm, at(105));

@@ -67,7 +67,7 @@ fn parts(clock: &Arc<TestClock>) -> Parts {
 
 fn stats(clock: &Arc<TestClock>) -> (Stats, mpsc::Sender<Observation>) {
     let (queue, inbox) = mpsc::channel(QUEUE);
-    (Stats::new(parts(clock), inbox, Arc::default()), queue)
+    (Stats::new(&Config::default(), parts(clock), inbox, Arc::default()), queue)
 }
 
 fn json(report: &Report) -> serde_json::Value {
@@ -123,7 +123,7 @@ fn a_sample_sets_the_gauges() {
 fn a_full_queue_refuses_and_the_report_says_so() {
     System::new().block_on(async {
         // The actor's thread is this one, so that it can't empty the queue in between.
-        let handle = Stats::start(&Arbiter::current(), parts(&TestClock::new()));
+        let handle = Stats::start(&Arbiter::current(), &Config::default(), parts(&TestClock::new()));
         for _ in 0..QUEUE + 5 {
             handle.post_request(finished(20, None));
         }
@@ -138,7 +138,7 @@ fn a_full_queue_refuses_and_the_report_says_so() {
 #[test]
 fn a_queue_that_is_half_full_rings_the_actor_once() {
     System::new().block_on(async {
-        let handle = Stats::start(&Arbiter::current(), parts(&TestClock::new()));
+        let handle = Stats::start(&Arbiter::current(), &Config::default(), parts(&TestClock::new()));
         for _ in 0..QUEUE {
             handle.post_request(finished(20, None));
         }
@@ -155,7 +155,7 @@ fn a_queue_that_is_half_full_rings_the_actor_once() {
 fn stats_answers_from_its_own_thread_and_is_unavailable_when_gone() {
     System::new().block_on(async {
         let arbiter = Arbiter::new();
-        let handle = Stats::start(&arbiter.handle(), parts(&TestClock::new()));
+        let handle = Stats::start(&arbiter.handle(), &Config::default(), parts(&TestClock::new()));
         let workers: Vec<_> = (0..4)
             .map(|_| {
                 let handle = handle.clone();

@@ -1,0 +1,9 @@
+//! What DESIGN.md promises of the process: the real binary, with an empty environment, seen from outside.
+
+mod commands;
+mod doctor;
+mod drain;
+mod exits;
+mod nginx;
+mod start;
+mod world;

@@ -1,0 +1,134 @@
+//! Shutting down: nobody is cut off without need, nothing is lost.
+
+use std::time::Duration;
+
+use hne_load::{
+    client::{Client, Response},
+    mock::{MockProvider, Options},
+};
+use serde_json::Value;
+
+use super::world::World;
+use crate::harness::app::{Database, chat, run, stream};
+
+/// A model that stops after two frames until it is told to go on.
+const HELD: &str = "mock/held+frames-5+prompt-3+completion-5+hold-after-2";
+
+fn world(database: Database, mock: &MockProvider) -> World {
+    World::on(database).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url())
+}
+
+fn mock() -> MockProvider {
+    MockProvider::start(Options::default()).unwrap()
+}
+
+/// Starts streams and reads the first two frames of each.
+async fn begin(client: &Client, count: usize) -> Vec<Response> {
+    let mut streams = Vec::new();
+    for number in 0..count {
+        let mut response = stream(client, &chat(HELD, &format!("held-{number}"))).await;
+        assert_eq!(response.status, 200);
+        for _ in 0..2 {
+            while response.frame().await.unwrap().unwrap().is_comment() {}
+        }
+        streams.push(response);
+    }
+    streams
+}
+
+async fn code(mut response: Response) -> Value {
+    let answer: Value = response.json().await.unwrap();
+    answer["error"]["code"].clone()
+}
+
+async fn new_requests_are_refused(client: &Client) {
+    let mut ready = client.get("/readyz").await.unwrap();
+    assert_eq!(ready.status, 503);
+    let ready: Value = ready.json().await.unwrap();
+    assert_eq!(ready["status"], "draining");
+    for path in ["/v1/models", "/api/usage"] {
+        let refused = client.get(path).await.unwrap();
+        assert_eq!((refused.status, refused.header("connection")), (503, Some("close")));
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(code(refused).await, "draining");
+    }
+    let refused = stream(client, &chat(HELD, "late")).await;
+    assert_eq!((refused.status, refused.header("connection")), (503, Some("close")));
+}
+
+fn running_streams_finish(database: Database) {
+    let mock = mock();
+    let world = world(database, &mock).env("HNE__SHUTDOWN__DELAY", "1s");
+    let mut service = world.serve();
+    let client = service.client(&world, "ann");
+    run(async {
+        let streams = begin(&client, 3).await;
+        service.process.signal("TERM");
+        service.process.stderr.wait_for("draining");
+        new_requests_are_refused(&client).await;
+        service.process.stderr.wait_for("accept thread stopped");
+        assert!(client.get("/readyz").await.is_err(), "nobody listens any more");
+
+        mock.release(HELD);
+        for mut response in streams {
+            let rest = response.frames().await.unwrap();
+            assert!(rest.last().unwrap().is_done(), "a running stream is finished");
+        }
+    });
+    let done = service.process.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    let usage = world.json(&["usage", "show", "ann"]);
+    assert_eq!(usage["classes"][0]["requests"]["used"], 3, "{usage}");
+    assert_eq!(world.json(&["ledger", "verify"])["postings"], 3);
+}
+
+#[test]
+fn running_streams_finish_on_sqlite() {
+    running_streams_finish(Database::Sqlite);
+}
+
+#[test]
+fn running_streams_finish_on_postgres() {
+    running_streams_finish(Database::Postgres);
+}
+
+#[test]
+fn after_the_grace_a_stream_ends_with_an_error_frame_and_is_booked() {
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock).env("HNE__SHUTDOWN__GRACE", "50ms");
+    let service = world.serve();
+    let client = service.client(&world, "ann");
+    run(async {
+        let streams = begin(&client, 2).await;
+        service.process.signal("TERM");
+        for mut response in streams {
+            let rest = response.frames().await.unwrap();
+            let last = rest.last().unwrap();
+            assert!(!last.is_done());
+            assert_eq!(last.error().unwrap()["code"], "draining", "{last:?}");
+        }
+    });
+    let done = service.process.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(world.json(&["ledger", "verify"])["postings"], 2);
+    assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 2);
+}
+
+#[test]
+fn an_idle_service_stops_at_once_also_with_kept_connections() {
+    let world = World::on(Database::Sqlite);
+    let service = world.serve();
+    let (done, idle) = service.stop("TERM");
+    assert_eq!(done.code, 0);
+    let service = world.serve();
+    let (kept, fresh) = run(async {
+        let mut response = service.anonymous().get("/healthz").await.unwrap();
+        response.text().await.unwrap();
+        (response.into_connection().unwrap(), service.anonymous().connect().await.unwrap())
+    });
+    let (done, connected) = service.stop("TERM");
+    assert_eq!(done.code, 0);
+    drop((kept, fresh));
+    println!("drained in {idle:?} when idle, in {connected:?} with two idle connections");
+    assert!(idle < Duration::from_secs(1) && connected < Duration::from_secs(3), "{idle:?}, {connected:?}");
+}

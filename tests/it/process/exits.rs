@@ -1,0 +1,126 @@
+//! Exit codes, as scripts and supervisors rely on them.
+
+use std::net::{TcpListener, TcpStream};
+
+use super::world::{World, free_port};
+use crate::harness::{
+    app::{Database, SECRET},
+    servers::{Postgres, Redis},
+};
+
+#[test]
+fn a_bad_command_line_exits_64() {
+    let world = World::on(Database::Sqlite);
+    for arguments in [
+        &["sevre"][..],
+        &["serve", "--port", "1"],
+        &["user"],
+        &["user", "add", "no spaces allowed"],
+        &["key", "create", "ann", "--ttl", "soon"],
+        &["--config"],
+    ] {
+        world.refused(arguments, 64);
+    }
+}
+
+#[test]
+fn a_bad_configuration_exits_78_and_binds_no_port() {
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    for (name, value) in [
+        ("HNE__SERVER__WORKERS", "many"),
+        ("HNE__SERVER__WROKERS", "2"),
+        ("LISTEN", "0.0.0.0:3000"),
+        ("HNE_PROFILE", "production"),
+        ("DATABASE_URL", "mysql://h/d"),
+        ("DATABASE_URL", "postgres://h/d?schema=app"),
+        ("DATABASE_URL", "postgres://h/d?sslmode=maybe"),
+        ("DATABASE_URL", "postgres://h:port/d"),
+        ("DATABASE_URL", "postgres://h/d?sslmode=verify-ca&sslrootcert=%2Fnowhere.pem"),
+        ("DATABASE_URL", "sqlite://:memory:"),
+        ("DATABASE_URL", "sqlite://x.db?pool_max=0"),
+        ("DATABASE_REPLICA_URL", "sqlite://:memory:"),
+        ("REDIS_URL", "redis://"),
+        ("REDIS_URL", "redis://host:port"),
+        ("RUST_LOG", "a=b=c"),
+        ("JWT_SECRET_FILE", "/nowhere"),
+        ("HNE__PROVIDERS__OPENROUTER__CA_FILE", "/nowhere.pem"),
+    ] {
+        let world = World::on(Database::Sqlite).env("LISTEN", &listen).env("OPENROUTER_API_KEY", "k").env(name, value);
+        let said = world.refused(&[], 78);
+        assert!(said.trim_end().ends_with(['.', '?']), "{name}={value}: no sentence: {said}");
+        assert!(!said.contains("store."), "{said}");
+        assert!(TcpStream::connect(&listen).is_err(), "{name}={value} has bound a port");
+    }
+}
+
+#[test]
+fn a_dependency_that_is_away_exits_69() {
+    let away = free_port();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (name, value, hint) in [
+        ("DATABASE_URL", format!("postgres://postgres@127.0.0.1:{away}/x"), "refused"),
+        ("REDIS_URL", format!("redis://127.0.0.1:{away}"), "REDIS_URL"),
+        ("LISTEN", taken.clone(), taken.as_str()),
+    ] {
+        let said = World::on(Database::Sqlite).env(name, value).refused(&["serve"], 69);
+        assert!(said.contains(hint), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_database_or_redis_that_stopped_exits_69() {
+    let (postgres, redis) = (Postgres::start(), Redis::start());
+    let world =
+        World::on(Database::Sqlite).env("DATABASE_URL", postgres.fresh_database()).env("REDIS_URL", redis.url());
+    assert_eq!(world.serve().stop("TERM").0.code, 0);
+    redis.stop();
+    world.refused(&["serve"], 69);
+    redis.restart();
+    postgres.stop();
+    world.refused(&["serve"], 69);
+    world.refused(&["user", "list"], 69);
+}
+
+#[test]
+fn a_sqlite_file_in_use_exits_69_and_commands_run_beside_it() {
+    let world = World::on(Database::Sqlite);
+    let service = world.serve();
+    let said = world.refused(&["serve"], 69);
+    assert!(said.contains("another server"), "{said}");
+    assert_eq!(world.json(&["user", "add", "ann"])["user"], "ann");
+    assert_eq!(service.stop("TERM").0.code, 0);
+    assert_eq!(world.serve().stop("TERM").0.code, 0, "the next one may have it");
+}
+
+#[test]
+fn a_data_folder_that_cant_be_written_exits_69() {
+    for folder in ["/proc/hasnot-engine", "/dev/null/data"] {
+        for database in [Database::Sqlite, Database::Postgres] {
+            let world = World::on(database).env("HNE_DATA_DIR", folder);
+            let said = world.refused(&["serve"], 69);
+            assert!(said.contains(folder) && said.contains("HNE_DATA_DIR"), "{said}");
+            let said = world.env("JWT_SECRET", SECRET).refused(&["serve"], 69);
+            assert!(said.contains(folder), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_it_with_0_also_while_it_starts() {
+    // A database that takes the connection and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://postgres@{}/x", silent.local_addr().unwrap());
+    for signal in ["TERM", "INT"] {
+        let world = World::on(Database::Sqlite).env("DATABASE_URL", &url);
+        let process = world.spawn(&["serve"]);
+        let connection = silent.accept().unwrap();
+        process.signal(signal);
+        let done = process.finish();
+        assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+        drop(connection);
+        let world = World::on(Database::Sqlite);
+        assert_eq!(world.serve().stop(signal).0.code, 0);
+    }
+}

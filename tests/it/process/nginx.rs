@@ -1,0 +1,157 @@
+//! The shipped nginx configuration in front of real instances. Skipped, with a line that says so, without nginx.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::mpsc::{self, Receiver},
+    thread::{self, JoinHandle},
+};
+
+use hne_load::{
+    client::Client,
+    mock::{MockProvider, Options},
+};
+
+use super::world::{Process, Serving, World, free_port};
+use crate::harness::app::{DEADLINE, Database, SECRET, chat, complete, run, stream};
+
+const NGINX: &str = "/usr/sbin/nginx";
+const SHIPPED: &str = include_str!("../../../config/nginx.conf");
+
+fn is_here() -> bool {
+    let here = Path::new(NGINX).exists();
+    if !here {
+        println!("skipped: there is no {NGINX}");
+    }
+    here
+}
+
+/// Starts nginx with the shipped configuration, but for ports, paths and TLS; returns where it listens.
+fn proxy(world: &World, instances: &[u16]) -> (Process, Client) {
+    let port = free_port();
+    let folder = world.path("nginx");
+    std::fs::create_dir_all(&folder).unwrap();
+    let servers: Vec<_> =
+        instances.iter().map(|port| format!("server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;")).collect();
+    let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
+    let mut config = SHIPPED.to_owned();
+    for (from, to) in [
+        ("server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", servers.join(" ")),
+        ("listen 443 ssl http2;", format!("listen 127.0.0.1:{port};")),
+        ("listen [::]:443 ssl http2;", String::new()),
+        ("listen 80;", format!("listen 127.0.0.1:{};", free_port())),
+        ("listen [::]:80;", String::new()),
+        ("ssl_certificate tls/fullchain.pem;", String::new()),
+        ("ssl_certificate_key tls/privkey.pem;", String::new()),
+        ("pid /run/nginx.pid;", "pid nginx.pid;".to_owned()),
+        ("error_log /var/log/nginx/error.log warn;", "error_log stderr notice;".to_owned()),
+        (
+            "access_log /var/log/nginx/access.log timed buffer=64k flush=1s;",
+            format!("access_log access.log timed; {}", temp.join(" ")),
+        ),
+    ] {
+        assert!(config.contains(from), "the shipped configuration has no {from:?}");
+        config = config.replacen(from, &to, 1);
+    }
+    // Alone, so that killing it leaves nobody behind; as whoever runs the tests, so that it may use their folder.
+    config.insert_str(0, "daemon off; master_process off; user root;\n");
+    std::fs::write(folder.join("nginx.conf"), config).unwrap();
+    let arguments = ["-p", folder.to_str().unwrap(), "-c", "nginx.conf", "-e", "stderr"];
+    let mut process = Process::spawn(Path::new(NGINX), &arguments, &BTreeMap::new(), &folder);
+    process.stderr.wait_for("OS: ");
+    let address = ([127, 0, 0, 1], port).into();
+    let started = hne_load::clock::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(started.elapsed() < DEADLINE, "{}", process.stderr.text);
+    }
+    (process, Client::new(address))
+}
+
+fn bearer(world: &World, client: Client) -> Client {
+    let issued = world.json(&["token", "issue", "--user", "ann", "--plan", "unlimited"]);
+    client.bearer(issued["token"].as_str().unwrap())
+}
+
+#[test]
+fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
+    if !is_here() {
+        return;
+    }
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let world =
+        World::on(Database::Sqlite).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url());
+    let service = world.serve();
+    let (_nginx, client) = proxy(&world, &[service.address.port()]);
+    let client = bearer(&world, client);
+    run(async {
+        let model = "mock/held+frames-4+hold-after-2";
+        let mut response = stream(&client, &chat(model, "held")).await;
+        assert_eq!(response.status, 200);
+        for _ in 0..2 {
+            // They are here although the provider has more to say.
+            while response.frame().await.unwrap().unwrap().is_comment() {}
+        }
+        mock.release(model);
+        assert!(response.frames().await.unwrap().last().unwrap().is_done());
+        assert_eq!(client.get("/v1/models").await.unwrap().status, 200);
+        for path in ["/metrics", "/healthz", "/readyz", "/"] {
+            let mut response = client.get(path).await.unwrap();
+            assert_eq!(response.status, 404, "{path}");
+            assert_eq!(response.json().await.unwrap()["error"]["code"], "not_found");
+        }
+    });
+}
+
+/// Two callers, each of which sends one chat after the other for as long as somebody listens to how they went.
+fn light_load(client: &Client) -> (Receiver<u16>, Vec<JoinHandle<()>>) {
+    let (sender, statuses) = mpsc::sync_channel(0);
+    let call = || {
+        let (client, sender) = (client.clone(), sender.clone());
+        thread::spawn(move || {
+            run(async {
+                let mut status = 200;
+                while sender.send(status).is_ok() {
+                    let mut response = complete(&client, &chat("sim/basic", "hello")).await;
+                    status = response.status;
+                    response.text().await.unwrap();
+                }
+            });
+        })
+    };
+    let callers = vec![call(), call()];
+    (statuses, callers)
+}
+
+fn all_well(statuses: &Receiver<u16>, count: usize) {
+    for _ in 0..count {
+        assert_eq!(statuses.recv_timeout(DEADLINE).unwrap(), 200);
+    }
+}
+
+#[test]
+fn a_restart_of_one_of_two_instances_fails_no_request() {
+    if !is_here() {
+        return;
+    }
+    let quick = |world: World| {
+        let port = free_port();
+        let world = world.env("JWT_SECRET", SECRET).env("LISTEN", format!("127.0.0.1:{port}"));
+        let world = world.env("HNE__SHUTDOWN__DELAY", "300ms").env("HNE__PROVIDERS__SIMULATOR__FRAME_GAP", "1ms");
+        (world, port)
+    };
+    let (one, first) = quick(World::on(Database::Postgres));
+    let (other, second) = quick(World::on(Database::Sqlite).env("DATABASE_URL", one.database_url()));
+    let _stays = other.serve();
+    let goes: Serving = one.serve();
+    let (_nginx, client) = proxy(&one, &[first, second]);
+    let (statuses, callers) = light_load(&bearer(&one, client));
+    all_well(&statuses, 20);
+    goes.process.signal("TERM");
+    all_well(&statuses, 40);
+    assert_eq!(goes.process.finish().code, 0);
+    all_well(&statuses, 10);
+    let _back = one.serve();
+    all_well(&statuses, 40);
+    drop(statuses);
+    callers.into_iter().for_each(|caller| caller.join().unwrap());
+}

@@ -1,0 +1,256 @@
+//! The real binary in a world of its own: an empty environment, a folder, a database, a port.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use hne_load::{client::Client, clock};
+use serde_json::Value;
+
+use crate::harness::{
+    app::{DEADLINE, Database},
+    servers,
+};
+
+/// The binary under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_hasnot-engine");
+
+/// A folder, a database and the variables that every process of a test is started with.
+pub(super) struct World {
+    folder: tempfile::TempDir,
+    variables: BTreeMap<String, String>,
+}
+
+/// How a process ended, and all that it said.
+#[derive(Debug)]
+pub(super) struct Done {
+    /// Its exit code; minus the signal that killed it.
+    pub(super) code: i32,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+}
+
+impl World {
+    /// Makes a world with that database: SQLite is what the binary takes when nobody says anything.
+    pub(super) fn on(database: Database) -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap(), variables: BTreeMap::new() };
+        let world = world.env("LISTEN", "127.0.0.1:0");
+        match database {
+            Database::Postgres => world.env("DATABASE_URL", servers::postgres().fresh_database()),
+            Database::Sqlite => world,
+        }
+    }
+
+    /// Sets a variable for all processes from now on.
+    pub(super) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Returns a path in the folder, which is also where the processes run.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Returns the database's URL.
+    pub(super) fn database_url(&self) -> String {
+        let file = || format!("sqlite://{}", self.path("data/hasnot-engine.db").display());
+        self.variables.get("DATABASE_URL").cloned().unwrap_or_else(file)
+    }
+
+    /// Runs a command to its end.
+    pub(super) fn run(&self, arguments: &[&str]) -> Done {
+        self.spawn(arguments).finish()
+    }
+
+    /// Runs a command to its end, which must be a good one, and returns its JSON.
+    pub(super) fn json(&self, arguments: &[&str]) -> Value {
+        let done = self.run(&[arguments, &["--json"]].concat());
+        assert_eq!(done.code, 0, "{arguments:?}: {done:?}");
+        assert_eq!(done.stdout.lines().count(), 1, "{done:?}");
+        serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {done:?}"))
+    }
+
+    /// Runs a command that must fail with this code, say why on standard error, and nothing on standard output.
+    pub(super) fn refused(&self, arguments: &[&str], code: i32) -> String {
+        let done = self.run(arguments);
+        assert_eq!(done.code, code, "{arguments:?}: {done:?}");
+        assert_eq!(done.stdout, "", "{arguments:?}");
+        assert!(!done.stderr.trim().is_empty(), "{arguments:?}");
+        done.stderr
+    }
+
+    /// Starts `hasnot-engine` with these arguments.
+    pub(super) fn spawn(&self, arguments: &[&str]) -> Process {
+        Process::spawn(Path::new(BINARY), arguments, &self.variables, self.folder.path())
+    }
+
+    /// Starts the service and waits until it says that it serves.
+    pub(super) fn serve(&self) -> Serving {
+        let mut process = self.spawn(&["serve"]);
+        let (line, ready) = process.stderr.wait_for("serving address=");
+        let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
+        let took = ready.duration_since(process.started);
+        Serving { address, took, process }
+    }
+}
+
+/// A running process, killed when it is dropped, and by the kernel when the test's thread dies first.
+pub(super) struct Process {
+    child: Child,
+    pub(super) started: Instant,
+    pub(super) stdout: Pipe,
+    pub(super) stderr: Pipe,
+}
+
+impl Process {
+    /// Starts a program with these variables and no others.
+    pub(super) fn spawn(
+        program: &Path,
+        arguments: &[&str],
+        variables: &BTreeMap<String, String>,
+        folder: &Path,
+    ) -> Self {
+        let mut command = if Path::new("/usr/bin/setpriv").exists() {
+            let mut command = Command::new("/usr/bin/setpriv");
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let started = clock::now();
+        let mut child = command
+            .args(arguments)
+            .env_clear()
+            .envs(variables)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = Pipe::of(child.stdout.take().unwrap());
+        let stderr = Pipe::of(child.stderr.take().unwrap());
+        Self { child, started, stdout, stderr }
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `KILL`, `HUP`.
+    pub(super) fn signal(&self, name: &str) {
+        let order = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &order]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(super) fn finish(mut self) -> Done {
+        self.stdout.read_to_end();
+        self.stderr.read_to_end();
+        let status = self.child.wait().unwrap();
+        let code = status.code().or(status.signal().map(|signal| -signal)).unwrap();
+        Done { code, stdout: std::mem::take(&mut self.stdout.text), stderr: std::mem::take(&mut self.stderr.text) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _killed = self.child.kill().is_ok();
+        self.child.wait().unwrap();
+    }
+}
+
+/// What comes out of a process, line by line.
+pub(super) struct Pipe {
+    lines: Receiver<(String, Instant)>,
+    /// All that was read so far.
+    pub(super) text: String,
+}
+
+impl Pipe {
+    fn of(source: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            let mut line = String::new();
+            while source.read_line(&mut line).is_ok_and(|length| length > 0) {
+                if sender.send((std::mem::take(&mut line), clock::now())).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines, text: String::new() }
+    }
+
+    /// Reads up to the next line that has this in it; returns it, and when it came.
+    pub(super) fn wait_for(&mut self, part: &str) -> (String, Instant) {
+        loop {
+            let Ok((line, at)) = self.lines.recv_timeout(DEADLINE) else {
+                panic!("no line with {part:?} came: {}", self.text)
+            };
+            self.text.push_str(&line);
+            if line.contains(part) {
+                return (line, at);
+            }
+        }
+    }
+
+    fn read_to_end(&mut self) {
+        loop {
+            match self.lines.recv_timeout(DEADLINE * 2) {
+                Ok((line, _)) => self.text.push_str(&line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the process goes on and on: {}", self.text),
+            }
+        }
+    }
+}
+
+/// A process that serves.
+pub(super) struct Serving {
+    pub(super) address: SocketAddr,
+    /// From the process's start until it said that it serves.
+    pub(super) took: Duration,
+    pub(super) process: Process,
+}
+
+impl Serving {
+    /// Returns a client without a token.
+    pub(super) fn anonymous(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// Returns a client with a token, which the command line issues, of a user without limits.
+    pub(super) fn client(&self, world: &World, user: &str) -> Client {
+        let issued = world.json(&["token", "issue", "--user", user, "--plan", "unlimited"]);
+        self.anonymous().bearer(issued["token"].as_str().unwrap())
+    }
+
+    /// Ends it as an operator does, and returns how that went and how long it took.
+    pub(super) fn stop(self, signal: &str) -> (Done, Duration) {
+        let asked = clock::now();
+        self.process.signal(signal);
+        let done = self.process.finish();
+        (done, asked.elapsed())
+    }
+}
+
+/// Returns a port that nobody listens on, outside the range that the kernel hands out: so nobody takes it meanwhile.
+pub(super) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 12_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 16;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
