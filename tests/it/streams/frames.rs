@@ -160,7 +160,7 @@ fn a_frame_that_is_too_long_ends_the_stream() {
         "--provider",
         "openrouter",
         "--upstream-model",
-        &name[..name.len() - 1],
+        name.strip_suffix('x').unwrap(),
     ]);
     run(async {
         let frames = stream(&caller(&app, "fits"), &chat("fits", "long")).await.frames().await.unwrap();
