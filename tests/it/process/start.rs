@@ -62,6 +62,7 @@ fn no_log_gets_between_the_line_and_its_reader() {
 fn no_token_is_printed_where_the_secret_was_given() {
     let world = World::on(Database::Sqlite).env("JWT_SECRET", SECRET);
     let service = world.serve();
+    println!("SQLite, secret given: ready after {:?}", service.took);
     let ready: Value = run(async { service.anonymous().get("/readyz").await.unwrap().json().await.unwrap() });
     assert_eq!(ready["status"], "ready");
     let (done, _) = service.stop("INT");

@@ -51,11 +51,11 @@ fn a_configuration_is_refused_with_a_sentence() {
     assert!(!format!("{good:?}").contains("hunter2"));
     good.check().unwrap();
     for (config, key) in [
-        (Config { url: "mysql://u:hunter2@h/d".into(), ..good.clone() }, "store.url"),
+        (Config { url: "mysql://u:hunter2@h/d".into(), ..good.clone() }, "database.url"),
         (Config { url: "postgres://h/d?schema=x".into(), ..good.clone() }, "`schema`"),
-        (Config { replica_url: Some("u:hunter2@h".into()), ..good.clone() }, "store.replica_url"),
-        (Config { pool_max: 0, ..good.clone() }, "store.pool_max"),
-        (Config { idle_timeout: Duration::ZERO, ..good.clone() }, "store.idle_timeout"),
+        (Config { replica_url: Some("u:hunter2@h".into()), ..good.clone() }, "database.replica_url"),
+        (Config { pool_max: 0, ..good.clone() }, "database.pool_max"),
+        (Config { idle_timeout: Duration::ZERO, ..good.clone() }, "database.idle_timeout"),
     ] {
         let why = connect(&config).unwrap_err().to_string();
         assert!(why.contains(key) && !why.contains("hunter2"), "{why}");
