@@ -13,7 +13,7 @@ use std::{
 use diesel::{
     Connection, QueryableByName, RunQueryDsl, SqliteConnection, connection::SimpleConnection, sql_query, sql_types,
 };
-use hasnot_engine::{boot::Gateway, config::Config, io::IoThread, store::Store};
+use hasnot_engine::{boot::Gateway, config::Config};
 use hne_load::{
     client::{Client, Request, Response},
     mock::{Ending, Entry, MockProvider, Options},
@@ -97,7 +97,6 @@ impl AppBuilder {
 /// The service's own thread.
 struct Running {
     client: Client,
-    store: Store,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<usize>,
 }
@@ -116,20 +115,20 @@ impl Running {
                     }
                 };
                 let server = actix_rt::spawn(server);
-                started.send(Ok((service.address(), service.store().clone()))).unwrap();
+                started.send(Ok(service.address())).unwrap();
                 stopped.await.unwrap_or_default();
                 let left = service.stop().await;
                 server.await.unwrap().unwrap();
                 left
             })
         });
-        let (address, store) = start.recv().unwrap()?;
-        Ok(Self { client: Client::new(address), store, stop, thread })
+        let address = start.recv().unwrap()?;
+        Ok(Self { client: Client::new(address), stop, thread })
     }
 
     fn stop(self) -> usize {
-        let Self { client, store, stop, thread } = self;
-        drop((client, store));
+        let Self { client, stop, thread } = self;
+        drop(client);
         stop.send(()).unwrap();
         thread.join().unwrap()
     }
@@ -235,11 +234,6 @@ impl TestApp {
     /// Returns a variable of the environment that the app was started with.
     pub(crate) fn variable(&self, name: &str) -> &str {
         &self.variables[name]
-    }
-
-    /// Returns the service's database.
-    pub(crate) fn store(&self) -> &Store {
-        &self.running().store
     }
 
     /// Runs a command of the real binary beside the app, on its database; returns its JSON.
@@ -379,22 +373,6 @@ pub(crate) async fn stream(client: &Client, body: &Value) -> Response {
 /// Runs a test's conversation.
 pub(crate) fn run<T>(conversation: impl Future<Output = T>) -> T {
     hne_load::block_on(async { tokio::time::timeout(DEADLINE * 3, conversation).await.unwrap() }).unwrap()
-}
-
-/// Starts the service with this environment and nothing else, expecting it to refuse.
-pub(crate) fn refusal(variables: &[(&str, String)]) -> String {
-    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-    let config = Config::read(None, variables).unwrap();
-    Running::start(config).err().unwrap()
-}
-
-/// Opens a store beside an app, on a thread of its own.
-pub(crate) fn open_store(url: &str) -> (Store, IoThread) {
-    let io = IoThread::start().unwrap();
-    let variables = [("DATABASE_URL".to_owned(), url.to_owned()), ("JWT_SECRET".to_owned(), SECRET.to_owned())];
-    let config = Config::read(None, variables).unwrap();
-    let store = run(Store::connect(&config.database.store(), &io.handle())).unwrap();
-    (store, io)
 }
 
 /// A request for clients that need more than a body.
