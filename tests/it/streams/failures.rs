@@ -22,7 +22,7 @@ const CASES: [Case; 16] = [
     ("status-400", 502, "provider_error", Some(400)),
     ("status-429+retry-after-7", 503, "provider_overloaded", Some(429)),
     ("error-first", 502, "provider_error", None),
-    ("html", 502, "provider_error", None),
+    ("html", 502, "provider_error", Some(200)),
     ("redirect", 502, "provider_error", Some(302)),
     ("gzip", 502, "provider_error", None),
     ("garbage", 502, "provider_error", None),
