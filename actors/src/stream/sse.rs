@@ -8,7 +8,7 @@
 //! mark (a comment of ours may already stand before it) and empty lines between frames. However a stream is cut, the
 //! same bytes are forwarded.
 //!
-//! ```ignore
+//! ```text
 //! for piece in scanner.scan(chunk) {
 //!     match piece? {
 //!         Piece { kind: PieceKind::Frames, bytes } => out.push(bytes),
