@@ -124,9 +124,9 @@ impl Gateway {
         let slots = Slots::new(config.server.admission(listener::open_files()).streams);
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
-        let catalog = engine.registry().await?;
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), engine.clock.wall());
         let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
+        let catalog = engine.registry(&metrics).await?;
         let (accounts, ledger) = engine.ledger(&catalog, &metrics);
         let stats = engine.stats(&slots, &ledger, &metrics);
         let verifier = engine.verifier().await?;
@@ -244,7 +244,7 @@ impl Engine<'_> {
         Arc::clone(self.clock) as Arc<dyn Clock>
     }
 
-    async fn registry(&mut self) -> Result<CatalogHandle, BootError> {
+    async fn registry(&mut self, metrics: &Metrics) -> Result<CatalogHandle, BootError> {
         let configured = Arc::clone(self.config);
         let keep = move |model: &Model| {
             let usable = configured.providers.contains_key(&*model.provider);
@@ -258,6 +258,7 @@ impl Engine<'_> {
         let ports = registry::Ports {
             catalog: Arc::new(self.store.clone()) as Arc<dyn CatalogSource>,
             directory: Arc::new(self.store.clone()) as Arc<dyn Directory>,
+            metrics: metrics.clone(),
             clock: self.clock(),
         };
         let config = registry::Config { keep: Arc::new(keep), pass_through };

@@ -27,6 +27,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::{
     domain::{Catalog, Model},
+    metrics::Metrics,
     ports::{CatalogSource, Clock, Directory, StoreError},
 };
 use actor::{ModelRegistry, Ready, Refresh};
@@ -68,6 +69,8 @@ pub struct Ports {
     pub catalog: Arc<dyn CatalogSource>,
     /// The change sequence and revocations.
     pub directory: Arc<dyn Directory>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// Time.
     pub clock: Arc<dyn Clock>,
 }

@@ -3,6 +3,7 @@
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{HttpServer, dev::Server};
+use actors::metrics::Metrics;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BootError;
@@ -45,12 +46,16 @@ pub(super) fn serve(shared: Shared, listener: TcpListener) -> Result<Server, Boo
     let connections = server.admission(open_files()).connections;
     // A provider that can't be spoken to as configured is found out here, not in each worker.
     Providers::new(&config.providers)?;
+    let metrics = shared.metrics.clone();
     let app = move || match shared.desk() {
         Ok(desk) => worker::app(desk, worker::cors(&shared.config)),
         Err(error) => unreachable!("the providers were checked before: {error}"),
     };
     let server = HttpServer::new(app)
         .workers(workers)
+        .on_connect(move |_, connection| {
+            connection.insert(Connection::open(&metrics));
+        })
         .max_connections(connections.div_ceil(workers))
         .backlog(server.backlog)
         .keep_alive(server.keep_alive)
@@ -62,4 +67,20 @@ pub(super) fn serve(shared: Shared, listener: TcpListener) -> Result<Server, Boo
         .disable_signals()
         .listen(listener)?;
     Ok(server.run())
+}
+
+/// Counts a client's connection for as long as actix keeps its data.
+struct Connection(Metrics);
+
+impl Connection {
+    fn open(metrics: &Metrics) -> Self {
+        metrics.connection_opened();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
 }

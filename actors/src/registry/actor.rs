@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use super::{Config, Feed, MAX_GAP, MAX_LOG, MAX_PAUSE, POLL_INTERVAL, Ports, REFRESH_INTERVAL, STORE_TIMEOUT};
 use crate::{
     domain::{Catalog, CatalogRows, PassThrough, Timestamp, TokenHash},
+    metrics::Reload,
     ports::{Change, Changes, StoreError},
     reply::{Reply, Waiters},
 };
@@ -111,6 +112,7 @@ impl ModelRegistry {
     }
 
     fn land_poll(&mut self, changes: Result<Changes, StoreError>, asked_at: Instant, ctx: &mut Context<Self>) {
+        self.ports.metrics.reloaded(Reload::Changes, changes.is_ok());
         let changes = match changes {
             Ok(changes) => changes,
             Err(error) => return self.back_off(&error, ctx),
@@ -153,6 +155,7 @@ impl ModelRegistry {
         asked_at: Instant,
         ctx: &mut Context<Self>,
     ) {
+        self.ports.metrics.reloaded(Reload::Catalog, everything.is_ok());
         match everything {
             Ok(Everything { changes, revoked, catalog }) => {
                 self.feed.load(&changes, revoked, asked_at);
@@ -231,6 +234,7 @@ impl ModelRegistry {
 
     fn land_read(&mut self, catalog: Result<Catalog, StoreError>, ctx: &mut Context<Self>) {
         self.read.under_way = false;
+        self.ports.metrics.reloaded(Reload::Catalog, catalog.is_ok());
         let result = catalog.map(|catalog| self.catalog.store(Arc::new(catalog)));
         self.dirty |= result.is_err();
         self.read.last = result.clone().err();

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::{
     domain::{CatalogRows, Class, ClassId, ModelId, ModelKey, Price, Timestamp, TokenHash},
+    metrics::Metrics,
     ports::Change,
     testing::{FakeCatalog, FakeDirectory, VirtualClock},
 };
@@ -56,7 +57,8 @@ impl World {
             keep: Arc::new(|model| &*model.provider == "known"),
             pass_through: Some(PassThroughTo { provider: "known".into(), class: "basic".into() }),
         };
-        let ports = Ports { catalog: catalog.clone(), directory: directory.clone(), clock: clock.clone() };
+        let metrics = Metrics::new("test", Timestamp(0)).unwrap();
+        let ports = Ports { catalog: catalog.clone(), directory: directory.clone(), metrics, clock: clock.clone() };
         let handle = CatalogHandle::start(&actix::Arbiter::current(), config, ports);
         Self { catalog, directory, clock, handle }
     }

@@ -50,6 +50,14 @@ fn metrics_are_prometheus_s_move_and_name_nobody() {
         for (family, by) in [("hne_requests_total", 4.0), ("hne_errors_total", 1.0)] {
             assert!((grown(family) - by).abs() < 0.5, "{family}: {text}");
         }
+        let moving =
+            ["hne_connections_total", "hne_auth_lookups_total", "hne_upstream_attempts_total", "hne_store_calls_total"];
+        for family in moving {
+            assert!(grown(family) > 0.5, "{family}: {text}");
+        }
+        for family in ["hne_open_connections", "hne_reloads_total"] {
+            assert!(sum(&after, family) > 0.5, "{family}: {text}");
+        }
         for secret in ["ann-the-user", "127.0.0.1", "mock/chat"] {
             assert!(!text.contains(secret), "{secret}");
         }
