@@ -73,11 +73,9 @@ pub struct HttpProvider {
     /// How long a whole answer may take, up to 24 h; `None` = no limit.
     #[serde(deserialize_with = "values::positive")]
     pub total_timeout: Option<Duration>,
-    /// More certificate authorities to trust, a PEM file.
+    /// The certificate authorities to trust, a PEM file; `None` = the public ones.
     #[serde(deserialize_with = "values::path")]
     pub ca_file: Option<PathBuf>,
-    /// Whether HTTP/2 is offered.
-    pub http2: bool,
     /// So often a request is tried again before its first frame: 0 to 10.
     pub retries: u32,
 }

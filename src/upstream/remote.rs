@@ -6,7 +6,7 @@ use actix_service::{Service, fn_service};
 use actix_tls::connect::{ConnectInfo, Connector as TcpConnector};
 use actors::ports::{Patience, UpstreamError, UpstreamRequest, UpstreamResponse};
 use awc::http::{
-    Uri, Version,
+    Uri,
     header::{
         ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
         RETRY_AFTER, USER_AGENT,
@@ -141,8 +141,8 @@ fn client(roots: RootCertStore, connect_timeout: Duration) -> Client {
     });
     let connector = Connector::new()
         .connector(no_delay)
+        // `max_http_version` would put a TLS of its own in its place, which trusts the public authorities only.
         .rustls_0_23(Arc::new(tls))
-        .max_http_version(Version::HTTP_11)
         .limit(0)
         .timeout(connect_timeout)
         .handshake_timeout(connect_timeout);

@@ -12,6 +12,7 @@ mod ops;
 mod order;
 mod provider;
 mod server;
+mod tls;
 mod tokens;
 
 use std::time::Duration;

@@ -52,7 +52,7 @@ fn openrouter_s_own_defaults_stand() {
     assert_eq!(openrouter.kind, HttpKind::Openrouter);
     assert_eq!(openrouter.base_url, "https://openrouter.ai/api/v1");
     assert_eq!(openrouter.headers["http-referer"].expose_secret(), "https://chat.example");
-    assert!(openrouter.total_timeout.is_none() && !openrouter.http2 && openrouter.ca_file.is_none());
+    assert!(openrouter.total_timeout.is_none() && openrouter.ca_file.is_none());
 }
 
 #[test]
