@@ -107,7 +107,7 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<(Self, Server), BootError> {
         install_crypto();
         let io = IoThread::start()?;
-        let store = Store::connect(&config.database.store(), &io.handle()).await;
+        let store = Store::connect(&config.database, &io.handle()).await;
         let store = store.map_err(|error| match error {
             StoreError::Refused(why) => BootError::Config(why),
             away => away.into(),
@@ -304,7 +304,7 @@ impl Engine<'_> {
 
     async fn verifier(&mut self) -> Result<Verifier, BootError> {
         let fetch = Arc::new(AwcFetch::new(self.thread()));
-        let verifier = Verifier::new(&self.config.auth.jwt.token(), fetch, self.clock())?;
+        let verifier = Verifier::new(&self.config.auth.jwt, fetch, self.clock())?;
         verifier.warm_up().await;
         Ok(verifier)
     }
@@ -350,13 +350,12 @@ async fn open_cache(
     io: &IoThread,
     clock: &Arc<StoreClock>,
 ) -> Result<Arc<dyn SharedCache>, BootError> {
-    let redis = config.redis.cache();
-    cache::ping(&redis)
+    cache::ping(&config.redis)
         .await
         .map_err(|error| BootError::Unavailable(format!("{error}: check REDIS_URL and its server")))?;
     let store = store.identity().await?.to_string();
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    let cache = cache::open(&redis, &store, io.handle().runtime(), clock);
+    let cache = cache::open(&config.redis, &store, io.handle().runtime(), clock);
     cache.map_err(|error| BootError::Config(error.to_string()))
 }
 

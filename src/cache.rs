@@ -28,22 +28,23 @@ use futures_util::future::{BoxFuture, ready};
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::values;
+
 pub use entries::{Figures, RedisCache};
 
-/// Whether and how Redis is used: `[cache]`.
+/// Whether and how Redis is used: `[redis]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `redis://`, `rediss://` (TLS) or `unix://`; without one there is no shared cache.
-    #[serde(default)]
+    #[serde(deserialize_with = "values::secret")]
     pub url: Option<SecretString>,
-    /// How long a call may take.
+    /// How long a call may take: 1 ms to 10 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// The most writes that wait.
+    /// The most writes that wait: 1 to 1,000,000. What doesn't fit is dropped.
     pub queue: usize,
     /// What every key begins with: nothing, unless several deployments, or tests, share a server.
-    #[serde(default)]
     pub key_prefix: String,
 }
 

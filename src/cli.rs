@@ -202,7 +202,7 @@ impl Desk {
     fn closed(config: Config) -> Result<Self, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let io = IoThread::start()?;
-        let store = runtime.block_on(Store::connect(&config.database.store(), &io.handle()));
+        let store = runtime.block_on(Store::connect(&config.database, &io.handle()));
         let store = store.map_err(|error| match error {
             StoreError::Refused(message) => Failed { code: CONFIG, message },
             away => away.into(),

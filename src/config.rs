@@ -29,10 +29,8 @@ mod providers;
 mod schema;
 mod secret;
 mod server;
-mod values;
 
-pub use auth::{AuthConfig, JwtConfig};
-pub use database::{DatabaseConfig, RedisConfig};
+pub use auth::AuthConfig;
 pub use error::ConfigError;
 pub use models::{ModelConfig, ModelsConfig};
 pub use operation::{LogConfig, LogFormat, ShutdownConfig};
@@ -41,6 +39,8 @@ pub use secret::ensure_secret;
 pub use server::{Admission, ServerConfig};
 
 use layers::Layers;
+
+use crate::{cache, store, values};
 
 /// The file that is read if none is named, where it is there: in the working directory, so that `serve` and the
 /// commands beside it agree without being told.
@@ -67,9 +67,9 @@ pub struct Config {
     /// How usage is booked.
     pub ledger: actors::ledger::Config,
     /// Where users, plans, models and usage are kept.
-    pub database: DatabaseConfig,
+    pub database: store::Config,
     /// The cache that instances share.
-    pub redis: RedisConfig,
+    pub redis: cache::Config,
     /// Which models there are.
     pub models: ModelsConfig,
     /// Whose models are served, by name; simulators are there only while no provider has a key.
@@ -130,7 +130,7 @@ impl Config {
         let quota = layers.section(&["quota"]);
         let stream = layers.section(&["stream"]);
         let ledger = layers.section(&["ledger"]);
-        let database: Option<DatabaseConfig> = layers.section(&["database"]);
+        let database: Option<store::Config> = layers.section(&["database"]);
         let redis = layers.section(&["redis"]);
         let providers = providers::read(layers, profile?);
         let models = models::read(layers, &providers);
@@ -139,7 +139,7 @@ impl Config {
         let alerts = layers.section(&["alerts"]);
         let data_dir = data_dir?;
         let mut database = database?;
-        database.settle(&data_dir, &mut layers.problems);
+        database::settle(&mut database, &data_dir, &mut layers.problems);
         Some(Self {
             profile: profile?,
             data_dir,
@@ -168,8 +168,8 @@ impl Config {
         engine::check_quota(&self.quota, problems);
         engine::check_stream(&self.stream, problems);
         engine::check_ledger(&self.ledger, problems);
-        self.database.check(problems);
-        self.redis.check(problems);
+        database::check_database(&self.database, problems);
+        database::check_redis(&self.redis, problems);
         self.models.check(problems);
         self.shutdown.check(problems);
         self.log.check(problems);

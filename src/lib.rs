@@ -11,5 +11,6 @@ pub mod store;
 pub mod telemetry;
 pub mod token;
 pub mod upstream;
+mod values;
 pub mod vitals;
 pub mod worker;

@@ -55,7 +55,7 @@ use self::{
     pool::{AsyncWork, Opener, Pool, Sizes},
     url::Address,
 };
-use crate::io::IoHandle;
+use crate::{io::IoHandle, values};
 
 pub use self::{
     keys::{KeyRow, NewKey},
@@ -78,16 +78,17 @@ pub struct Config {
     /// `postgres://…`, `postgresql://…` or `sqlite://PATH`.
     pub url: SecretString,
     /// A copy to read usage listings and reports from.
+    #[serde(deserialize_with = "values::secret")]
     pub replica_url: Option<SecretString>,
-    /// The most connections to PostgreSQL; `?pool_max=` in the URL wins.
+    /// The most connections to PostgreSQL, 1 to 1,000; `?pool_max=` in the URL wins.
     pub pool_max: u32,
-    /// Idle connections to PostgreSQL are closed after this.
+    /// Idle connections to PostgreSQL are closed after this: 1 s to 1 h.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// The longest wait for a connection.
+    /// The longest wait for a connection: 100 ms to 1 min.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
-    /// The longest that one call may take.
+    /// The longest that one call may take: 100 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
 }

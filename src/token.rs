@@ -29,6 +29,8 @@ use jsonwebtoken::Validation;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use crate::values;
+
 pub use fetch::{AwcFetch, FETCH_TIMEOUT, Fetch, FetchError, MAX_FETCH_BYTES};
 pub use issue::{ApiKey, IssueError, Issued, Issuer};
 use jwks::Jwks;
@@ -42,24 +44,24 @@ pub const LEEWAY: Duration = Duration::from_secs(30);
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The only algorithm that tokens may be signed with.
+    #[serde(rename = "jwt_algorithm")]
     pub algorithm: Algorithm,
-    /// The secret of HS256.
-    #[serde(default)]
+    /// The secret of HS256. In development there is none until one was made.
+    #[serde(rename = "jwt_secret", deserialize_with = "values::secret")]
     pub secret: Option<SecretString>,
     /// A PEM file with the signer's public key, for the other algorithms.
-    #[serde(default)]
+    #[serde(rename = "jwt_public_key_file", deserialize_with = "values::path")]
     pub public_key_file: Option<PathBuf>,
     /// Where the signer publishes its public keys, instead of a file.
-    #[serde(default)]
+    #[serde(rename = "jwt_jwks_url", deserialize_with = "values::text")]
     pub jwks_url: Option<String>,
     /// What `iss` must be.
-    #[serde(default)]
+    #[serde(rename = "jwt_issuer", deserialize_with = "values::text")]
     pub issuer: Option<String>,
     /// What `aud` must be or contain.
-    #[serde(default)]
+    #[serde(rename = "jwt_audience", deserialize_with = "values::text")]
     pub audience: Option<String>,
     /// Whether `role` counts also where the signer holds no secret of ours.
-    #[serde(default)]
     pub trust_role_claim: bool,
 }
 

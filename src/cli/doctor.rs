@@ -90,7 +90,7 @@ fn data_folder(folder: &Path) -> Result<String, String> {
 async fn database(config: &Config, io: &IoThread) -> Result<String, String> {
     let hint =
         |error: actors::ports::StoreError| format!("{error}: check DATABASE_URL, that the server runs, and its log");
-    let store = Store::connect(&config.database.store(), &io.handle()).await.map_err(hint)?;
+    let store = Store::connect(&config.database, &io.handle()).await.map_err(hint)?;
     match store.identity().await {
         Ok(id) => Ok(format!("answers; it is store {id}")),
         Err(_not_migrated) => Ok("answers; `hasnot-engine migrate` or the next start makes its tables".to_owned()),
@@ -101,7 +101,7 @@ async fn redis(config: &Config) -> Result<String, String> {
     if config.redis.url.is_none() {
         return Ok("none is configured; each instance caches on its own".to_owned());
     }
-    cache::ping(&config.redis.cache())
+    cache::ping(&config.redis)
         .await
         .map_err(|error| format!("{error}: check REDIS_URL, the network, and Redis's log"))?;
     Ok("answers".to_owned())

@@ -73,7 +73,7 @@ async fn issue(
 ) -> Result<crate::token::Issued, Failed> {
     let mut config = desk.config.clone();
     config::ensure_secret(&mut config)?;
-    let issuer = Issuer::new(&config.auth.jwt.token(), Arc::new(StoreClock::new()))?;
+    let issuer = Issuer::new(&config.auth.jwt, Arc::new(StoreClock::new()))?;
     if let Some(name) = plan {
         let plans = desk.store.catalog().await?.plans;
         if !plans.iter().any(|plan| &*plan.name == name) {

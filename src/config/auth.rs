@@ -1,60 +1,28 @@
 //! `[auth]`: by which keys callers' tokens are verified.
 
-use std::{fs::File, path::PathBuf};
+use std::fs::File;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::token::{self, Algorithm};
-
-use super::{
-    Profile,
-    error::Problems,
-    layers::Layers,
-    secret,
-    values::{self, is_plain_http_url},
+use super::{Profile, error::Problems, layers::Layers, secret};
+use crate::{
+    token::{self, Algorithm},
+    values::is_plain_http_url,
 };
 
 /// Who is a caller: `[auth]`.
 #[derive(Debug, Clone)]
 pub struct AuthConfig {
     /// How tokens are verified.
-    pub jwt: JwtConfig,
+    pub jwt: token::Config,
     /// The actor's own: provisioning and the cache.
     pub cache: actors::auth::Config,
-}
-
-/// How tokens are verified: the part of `[auth]` that isn't the actor's.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JwtConfig {
-    /// The only algorithm that is accepted.
-    #[serde(rename = "jwt_algorithm")]
-    pub algorithm: Algorithm,
-    /// The secret of HS256. In development it is `None` until [`super::ensure_secret`] made one.
-    #[serde(rename = "jwt_secret", deserialize_with = "values::secret")]
-    pub secret: Option<SecretString>,
-    /// The issuer's public key, a PEM file.
-    #[serde(rename = "jwt_public_key_file", deserialize_with = "values::path")]
-    pub public_key_file: Option<PathBuf>,
-    /// Where the issuer publishes its keys.
-    #[serde(rename = "jwt_jwks_url", deserialize_with = "values::text")]
-    pub jwks_url: Option<String>,
-    /// The `iss` that a token must have.
-    #[serde(rename = "jwt_issuer", deserialize_with = "values::text")]
-    pub issuer: Option<String>,
-    /// The `aud` that a token must have.
-    #[serde(rename = "jwt_audience", deserialize_with = "values::text")]
-    pub audience: Option<String>,
-    /// Whether `role` counts in tokens that were verified by a public key; it always does with HS256.
-    pub trust_role_claim: bool,
     /// Whether the secret is the one that was made here: only then may a token be printed at start.
-    #[serde(skip)]
     pub secret_made_here: bool,
 }
 
-/// The keys of `[auth]` that are [`JwtConfig`]'s; all others are the actor's.
+/// The keys of `[auth]` that are [`token::Config`]'s; all others are the actor's.
 const JWT_KEYS: [&str; 7] = [
     "jwt_algorithm",
     "jwt_secret",
@@ -71,13 +39,13 @@ pub(super) fn read(layers: &mut Layers) -> Option<AuthConfig> {
     let (jwt, cache): (Table, Table) = all.into_iter().partition(|(key, _)| JWT_KEYS.contains(&key.as_str()));
     let jwt = layers.typed(&["auth"], Value::Table(jwt));
     let cache = layers.typed(&["auth"], Value::Table(cache));
-    Some(AuthConfig { jwt: jwt?, cache: cache? })
+    Some(AuthConfig { jwt: jwt?, cache: cache?, secret_made_here: false })
 }
 
 impl AuthConfig {
     pub(super) fn check(&self, profile: Profile, problems: &mut Problems) {
         problems.within("auth.cache_entries", self.cache.cache_entries, 1..=10_000_000);
-        self.jwt.check_keys(profile, problems);
+        check_keys(&self.jwt, profile, problems);
         if let Some(url) = self.jwt.jwks_url.as_deref().filter(|url| !is_plain_http_url(url)) {
             let found = if url.contains('@') { "not such a URL".to_owned() } else { format!("{url:?}") };
             problems.refuse("auth.jwt_jwks_url", found, "an http or https URL with a host and without credentials");
@@ -91,64 +59,48 @@ impl AuthConfig {
     }
 }
 
-impl JwtConfig {
-    /// Returns what tokens are checked and issued by.
-    #[must_use]
-    pub fn token(&self) -> token::Config {
-        token::Config {
-            algorithm: self.algorithm,
-            secret: self.secret.clone(),
-            public_key_file: self.public_key_file.clone(),
-            jwks_url: self.jwks_url.clone(),
-            issuer: self.issuer.clone(),
-            audience: self.audience.clone(),
-            trust_role_claim: self.trust_role_claim,
+/// Checks that the algorithm has the one key that it takes.
+fn check_keys(jwt: &token::Config, profile: Profile, problems: &mut Problems) {
+    let (algorithm, key) = (jwt.algorithm, "auth.jwt_algorithm");
+    let public = jwt.public_key_file.is_some() || jwt.jwks_url.is_some();
+    if algorithm == Algorithm::Hs256 {
+        if public {
+            let allowed = "RS256, ES256 or EdDSA where `auth.jwt_public_key_file` or `auth.jwt_jwks_url` is given";
+            return problems.refuse(key, "HS256", allowed);
         }
+        return check_secret(jwt.secret.as_ref(), profile, problems);
     }
-
-    /// Checks that the algorithm has the one key that it takes.
-    fn check_keys(&self, profile: Profile, problems: &mut Problems) {
-        let (algorithm, key) = (self.algorithm, "auth.jwt_algorithm");
-        let public = self.public_key_file.is_some() || self.jwks_url.is_some();
-        if algorithm == Algorithm::Hs256 {
-            if public {
-                let allowed = "RS256, ES256 or EdDSA where `auth.jwt_public_key_file` or `auth.jwt_jwks_url` is given";
-                return problems.refuse(key, "HS256", allowed);
-            }
-            return self.check_secret(profile, problems);
-        }
-        let name = problems.name("auth.jwt_secret");
-        if self.secret.is_some() {
-            problems.say(format!(
-                "{name} is given, but `{key}` is {algorithm:?}; it must be HS256, or the secret must be left out."
-            ));
-        }
-        match (&self.public_key_file, &self.jwks_url) {
-            (None, None) => problems.say(format!(
-                "`{key}` is {algorithm:?}, but there is no key; give `auth.jwt_public_key_file` (JWT_PUBLIC_KEY_FILE) or `auth.jwt_jwks_url` (JWT_JWKS_URL)."
-            )),
-            (Some(_), Some(_)) => problems.say(
-                "`auth.jwt_public_key_file` and `auth.jwt_jwks_url` are both given; only one of them is allowed."
-                    .to_owned(),
-            ),
-            _ => {}
-        }
+    let name = problems.name("auth.jwt_secret");
+    if jwt.secret.is_some() {
+        problems.say(format!(
+            "{name} is given, but `{key}` is {algorithm:?}; it must be HS256, or the secret must be left out."
+        ));
     }
+    match (&jwt.public_key_file, &jwt.jwks_url) {
+        (None, None) => problems.say(format!(
+            "`{key}` is {algorithm:?}, but there is no key; give `auth.jwt_public_key_file` (JWT_PUBLIC_KEY_FILE) or `auth.jwt_jwks_url` (JWT_JWKS_URL)."
+        )),
+        (Some(_), Some(_)) => problems.say(
+            "`auth.jwt_public_key_file` and `auth.jwt_jwks_url` are both given; only one of them is allowed."
+                .to_owned(),
+        ),
+        _ => {}
+    }
+}
 
-    fn check_secret(&self, profile: Profile, problems: &mut Problems) {
-        let strength = self.secret.as_ref().map(|given| secret::weakness(given.expose_secret()));
-        match (profile, strength) {
-            (Profile::Production, None) => problems.refuse(
-                "auth.jwt_secret",
-                "missing or empty",
-                "given in the profile production (JWT_SECRET), such as `openssl rand -hex 32` prints",
-            ),
-            (Profile::Production, Some(Some(weakness))) => problems.refuse(
-                "auth.jwt_secret",
-                weakness,
-                "at least 32 random bytes in the profile production, such as `openssl rand -hex 32` prints",
-            ),
-            _ => {}
-        }
+fn check_secret(secret: Option<&SecretString>, profile: Profile, problems: &mut Problems) {
+    let strength = secret.map(|given| secret::weakness(given.expose_secret()));
+    match (profile, strength) {
+        (Profile::Production, None) => problems.refuse(
+            "auth.jwt_secret",
+            "missing or empty",
+            "given in the profile production (JWT_SECRET), such as `openssl rand -hex 32` prints",
+        ),
+        (Profile::Production, Some(Some(weakness))) => problems.refuse(
+            "auth.jwt_secret",
+            weakness,
+            "at least 32 random bytes in the profile production, such as `openssl rand -hex 32` prints",
+        ),
+        _ => {}
     }
 }

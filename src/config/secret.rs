@@ -64,14 +64,15 @@ fn is_repetition(bytes: &[u8]) -> bool {
 /// Sees to it that development has a secret: reads the one in the data folder, or makes it at the first start.
 ///
 /// Does nothing where a secret or a public key is configured. Returns whether the secret is one that was made here, now
-/// or at an earlier start, and remembers it in `auth.jwt.secret_made_here`.
+/// or at an earlier start, and remembers it in `auth.secret_made_here`.
 ///
 /// # Errors
 /// The data folder can't be written, or the secret in it can't be read or is no secret.
 pub fn ensure_secret(config: &mut Config) -> Result<bool, ConfigError> {
-    let jwt = &mut config.auth.jwt;
+    let auth = &mut config.auth;
+    let jwt = &mut auth.jwt;
     if config.profile != Profile::Development || jwt.algorithm != Algorithm::Hs256 || jwt.secret.is_some() {
-        return Ok(jwt.secret_made_here);
+        return Ok(auth.secret_made_here);
     }
     let path = config.data_dir.join(FILE_NAME);
     let secret = made(&config.data_dir, &path)
@@ -83,7 +84,7 @@ pub fn ensure_secret(config: &mut Config) -> Result<bool, ConfigError> {
         )));
     }
     jwt.secret = Some(SecretString::from(secret));
-    jwt.secret_made_here = true;
+    auth.secret_made_here = true;
     Ok(true)
 }
 

@@ -19,7 +19,7 @@ const MAX_SQL_LINES: usize = 10;
 ///
 /// The four that stand before the world don't know each other; `http` speaks to the engine only; nobody but the
 /// program itself knows how it is put together.
-const SERVICE_ARROWS: [(&str, &[&str]); 15] = [
+const SERVICE_ARROWS: [(&str, &[&str]); 16] = [
     ("main", &[]),
     ("lib", &[]),
     ("cli", &[]),
@@ -34,6 +34,7 @@ const SERVICE_ARROWS: [(&str, &[&str]); 15] = [
     ("io", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli", "config", "telemetry"]),
     ("clock", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli", "config"]),
     ("vitals", &["token", "cache", "upstream", "boot", "worker", "cli", "config"]),
+    ("values", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli", "config"]),
     ("telemetry", &["token", "cache", "upstream", "store", "http", "boot", "worker", "cli"]),
 ];
 

@@ -116,7 +116,7 @@ fn development_makes_a_secret_once_and_keeps_it_to_itself() {
     let data = folder.path().join("data");
     let config = || read(&[("HNE_DATA_DIR", data.to_str().unwrap())]).unwrap();
     let mut first = config();
-    assert!(ensure_secret(&mut first).unwrap() && first.auth.jwt.secret_made_here);
+    assert!(ensure_secret(&mut first).unwrap() && first.auth.secret_made_here);
     assert!(ensure_secret(&mut first).unwrap(), "asking again tells the same");
     let mut second = config();
     assert!(ensure_secret(&mut second).unwrap(), "at later starts too");
@@ -156,7 +156,7 @@ fn no_secret_is_made_where_a_key_is_given_or_in_production() {
         &[data, ("HNE_PROFILE", "production"), ("JWT_SECRET", GOOD_SECRET), ("OPENROUTER_API_KEY", "k")],
     ] {
         let mut config = read(variables).unwrap();
-        assert!(!ensure_secret(&mut config).unwrap() && !config.auth.jwt.secret_made_here);
+        assert!(!ensure_secret(&mut config).unwrap() && !config.auth.secret_made_here);
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -1,4 +1,4 @@
-//! How values are read that TOML has no type for. Empty text means: not given.
+//! How values of the configuration are read that TOML has no type for. Empty text means: not given.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,35 +8,35 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
 /// Reads text; `None` if it is empty.
-pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok((!text.is_empty()).then_some(text))
 }
 
 /// Reads a secret; `None` if it is empty.
-pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+pub(crate) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
     text(deserializer).map(|text| text.map(SecretString::from))
 }
 
 /// Reads a path; `None` if it is empty.
-pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+pub(crate) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     text(deserializer).map(|text| text.map(PathBuf::from))
 }
 
 /// Reads a duration; `None` if it is zero.
-pub(super) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(crate) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let duration: Duration = humantime_serde::deserialize(deserializer)?;
     Ok((!duration.is_zero()).then_some(duration))
 }
 
 /// Reads a number; `None` if it is zero.
-pub(super) fn nonzero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+pub(crate) fn nonzero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let number = u32::deserialize(deserializer)?;
     Ok((number != 0).then_some(number))
 }
 
 /// Reads an amount of US dollars, exactly: as decimal text, or as a number.
-pub(super) fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nanodollars, D::Error> {
+pub(crate) fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nanodollars, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected US dollars as a decimal, such as \"0.15\"")]
     enum Decimal {
@@ -55,12 +55,12 @@ pub(super) fn dollars<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Nano
 }
 
 /// Returns that many minutes.
-pub(super) const fn minutes(minutes: u64) -> Duration {
+pub(crate) const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
 /// Says whether this is an http or https URL with a host, and without credentials, query or fragment.
-pub(super) fn is_plain_http_url(text: &str) -> bool {
+pub(crate) fn is_plain_http_url(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| {
         let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
         matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.query().is_none()
