@@ -18,7 +18,7 @@
 mod entries;
 mod link;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use actors::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
@@ -39,6 +39,9 @@ pub struct Config {
     /// `redis://`, `rediss://` (TLS) or `unix://`; without one there is no shared cache.
     #[serde(deserialize_with = "values::secret")]
     pub url: Option<SecretString>,
+    /// The certificate authorities to trust with `rediss://`, a PEM file; `None` = the public ones.
+    #[serde(deserialize_with = "values::path")]
+    pub ca_file: Option<PathBuf>,
     /// How long a call may take: 1 ms to 10 s.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
@@ -49,11 +52,17 @@ pub struct Config {
 }
 
 /// Why the cache can't be opened: a sentence for the operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The URL is none of Redis.
     #[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a server")]
     Url,
+    /// The file of certificates is none.
+    #[error("the certificate authorities for Redis can't be read: {0}")]
+    CaFile(io::Error),
+    /// A file of certificates is of no use without TLS.
+    #[error("certificate authorities are for URLs that begin with rediss://")]
+    NoUseForCaFile,
     /// `main` must install rustls's crypto provider before anything speaks TLS.
     #[error("rediss:// needs a TLS provider, and none is installed")]
     NoTls,
@@ -78,15 +87,15 @@ pub fn open(
     }
 }
 
-/// Checks a URL without connecting.
+/// Checks everything that can be checked without connecting.
 ///
 /// # Errors
-/// [`SetupError::Url`].
-pub fn check_url(url: &SecretString) -> Result<(), SetupError> {
-    match entries::client(url) {
-        Err(SetupError::Url) => Err(SetupError::Url),
-        // Without TLS there is no TLS yet: the program installs it before it connects.
+/// [`SetupError`], but for [`SetupError::NoTls`]: the program installs TLS before it connects.
+pub fn check(config: &Config) -> Result<(), SetupError> {
+    let Some(url) = &config.url else { return Ok(()) };
+    match entries::client(config, url) {
         Ok(_) | Err(SetupError::NoTls) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -99,7 +108,7 @@ pub fn check_url(url: &SecretString) -> Result<(), SetupError> {
 /// May be dropped at any point.
 pub async fn ping(config: &Config) -> Result<(), String> {
     let Some(url) = &config.url else { return Ok(()) };
-    let client = entries::client(url).map_err(|error| error.to_string())?;
+    let client = entries::client(config, url).map_err(|error| error.to_string())?;
     link::ping(&client).await.map_err(|error| format!("Redis gave no answer ({})", error.category()))
 }
 

@@ -2,6 +2,8 @@
 
 use std::{
     borrow::Cow,
+    io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +16,8 @@ use actors::{
     ports::{Clock, SharedCache},
 };
 use futures_util::future::BoxFuture;
+use redis::TlsCertificates;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, task::AbortHandle};
@@ -38,15 +42,33 @@ pub struct RedisCache {
     tasks: [AbortHandle; 2],
 }
 
-/// Reads the URL; connects nowhere.
-pub(super) fn client(url: &SecretString) -> Result<redis::Client, SetupError> {
+/// Reads the URL and the file of certificates; connects nowhere.
+pub(super) fn client(config: &Config, url: &SecretString) -> Result<redis::Client, SetupError> {
     // The library's own sentence could repeat the URL.
     let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
     let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
+    let client = match &config.ca_file {
+        None => client,
+        Some(_) if !tls => return Err(SetupError::NoUseForCaFile),
+        Some(file) => {
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(certificates(file)?) };
+            let trusting = redis::Client::build_with_tls(url.expose_secret(), certificates);
+            trusting.map_err(|error| SetupError::CaFile(io::Error::other(error)))?
+        }
+    };
     if tls && rustls::crypto::CryptoProvider::get_default().is_none() {
         return Err(SetupError::NoTls);
     }
     Ok(client)
+}
+
+/// Reads a file of certificates. The library takes one without any for one that trusts nobody.
+fn certificates(file: &Path) -> Result<Vec<u8>, SetupError> {
+    let pem = std::fs::read(file).map_err(SetupError::CaFile)?;
+    match CertificateDer::pem_slice_iter(&pem).next() {
+        Some(Ok(_)) => Ok(pem),
+        _ => Err(SetupError::CaFile(io::Error::other("there is no certificate in it"))),
+    }
 }
 
 /// What the cache has been good for.
@@ -96,7 +118,7 @@ impl RedisCache {
         io: &tokio::runtime::Handle,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        let client = client(url)?;
+        let client = client(config, url)?;
         let link = Arc::new(Link::new(config.timeout));
         let (writes, queue) = mpsc::channel(config.queue.max(1));
         let dropped = Arc::new(AtomicU64::new(0));

@@ -6,7 +6,11 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::error::Problems;
-use crate::{cache, store, values::minutes};
+use crate::{
+    cache::{self, SetupError},
+    store,
+    values::minutes,
+};
 
 /// Fills in the default URL, and takes `pool_max` out of the URL that is given.
 pub(super) fn settle(config: &mut store::Config, data_dir: &Path, problems: &mut Problems) {
@@ -50,9 +54,10 @@ pub(super) fn check_database(config: &store::Config, problems: &mut Problems) {
 pub(super) fn check_redis(config: &cache::Config, problems: &mut Problems) {
     if let Some(url) = &config.url
         && check_url("redis.url", url, &["redis", "rediss"], problems)
-        && let Err(why) = cache::check_url(url)
+        && let Err(why) = cache::check(config)
     {
-        problems.say(format!("{} can't be used: {why}.", problems.name("redis.url")));
+        let key = if matches!(why, SetupError::Url) { "redis.url" } else { "redis.ca_file" };
+        problems.say(format!("{} can't be used: {why}.", problems.name(key)));
     }
     let range = Duration::from_millis(1)..=Duration::from_secs(10);
     problems.within_time("redis.timeout", config.timeout, range);

@@ -62,7 +62,13 @@ impl Drop for World {
 }
 
 fn config(url: &str) -> Config {
-    Config { url: Some(url.into()), timeout: Duration::from_millis(50), queue: 1_024, key_prefix: String::new() }
+    Config {
+        url: Some(url.into()),
+        ca_file: None,
+        timeout: Duration::from_millis(50),
+        queue: 1_024,
+        key_prefix: String::new(),
+    }
 }
 
 /// Looks again and again until something is so: for what other threads and processes do. Fails after 20 s.

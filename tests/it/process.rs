@@ -6,4 +6,5 @@ mod drain;
 mod exits;
 mod nginx;
 mod start;
+mod tls;
 mod world;

@@ -242,6 +242,16 @@ fn providers_and_models() {
         ("a header's name", "[providers.openrouter.headers]\n\"a b\" = \"x\"".to_owned(), &["headers.a b`", "letters"]),
         ("a header's value", "[providers.openrouter.headers]\nx = \"a\\nb\"".to_owned(), &["headers.x`", "ASCII"]),
         ("a CA", "[providers.openrouter]\nca_file = \"/nowhere\"".to_owned(), &["openrouter.ca_file`", "/nowhere"]),
+        (
+            "a CA of Redis's",
+            "[redis]\nurl = \"rediss://h\"\nca_file = \"/nowhere\"".to_owned(),
+            &["`redis.ca_file`", "can't be read", "No such file"],
+        ),
+        (
+            "a CA without TLS",
+            "[redis]\nurl = \"redis://h\"\nca_file = \"/nowhere\"".to_owned(),
+            &["`redis.ca_file`", "rediss://"],
+        ),
         ("no class", model("provider = \"openrouter\""), &["`models.catalog.\"a/b\"` has no `class`"]),
         ("a provider", model("class = \"x\"\nprovider = \"y\""), &["provider`", "\"y\"", "openrouter, simulator"]),
         ("a simulated name", model("class = \"x\"\nprovider = \"simulator\""), &["provider`", "a simulator", "sim/"]),

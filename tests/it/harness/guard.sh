@@ -1,6 +1,6 @@
 # Runs a private server for as long as its standard input is open, then removes every trace: also after a SIGKILL of
 # the tests, since the kernel closes their end of the pipe. Takes orders by line, answers each with a line.
-#   guard.sh postgres|redis PORT
+#   guard.sh postgres|redis|redis_tls PORT
 kind=$1 port=$2
 dir=$(mktemp -d /tmp/hne-test-XXXXXX) || exit 1
 PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
@@ -11,12 +11,16 @@ start_postgres() {
     pid=$(head -n 1 "$dir/data/postmaster.pid")
 }
 
+# Makes server.key, and a server.crt that signed itself, in that folder.
+certify() {
+    openssl req -new -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE \
+        -keyout "$1/server.key" -out "$1/server.crt" 2>/dev/null && chmod 600 "$1/server.key"
+}
+
 prepare_postgres() {
     initdb -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >/dev/null 2>&1 || return 1
-    openssl req -new -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=localhost \
-        -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout "$dir/data/server.key" -out "$dir/data/server.crt" 2>/dev/null \
-        || return 1
-    chmod 600 "$dir/data/server.key"
+    certify "$dir/data" || return 1
     cat >>"$dir/data/postgresql.conf" <<END
 listen_addresses = '127.0.0.1'
 ssl = on
@@ -35,6 +39,19 @@ start_redis() {
 
 prepare_redis() { :; }
 
+# As hosted ones are: TLS only, and a password.
+start_redis_tls() {
+    redis-server --bind 127.0.0.1 --port 0 --tls-port "$port" --tls-auth-clients no --tls-cert-file "$dir/server.crt" \
+        --tls-key-file "$dir/server.key" --tls-ca-cert-file "$dir/server.crt" --requirepass the-token \
+        --dir "$dir" --save '' --appendonly no >"$dir/log" 2>&1 &
+    pid=$!
+    until redis-cli --tls --cacert "$dir/server.crt" -h localhost -p "$port" ping >/dev/null 2>&1; do
+        kill -0 "$pid" 2>/dev/null || return 1
+    done
+}
+
+prepare_redis_tls() { certify "$dir"; }
+
 everybody() { echo "$pid $(pgrep -P "$pid" | tr '\n' ' ')"; }
 
 stop() {
@@ -42,7 +59,7 @@ stop() {
     kill -CONT $(everybody) 2>/dev/null
     case $kind in
         postgres) pg_ctl -D "$dir/data" -m "$1" -w -t 60 stop >/dev/null 2>&1 ;;
-        redis) kill -KILL "$pid"; wait "$pid" 2>/dev/null ;;
+        redis*) kill -KILL "$pid"; wait "$pid" 2>/dev/null ;;
     esac
     pid=
 }

@@ -67,6 +67,34 @@ impl Redis {
     }
 }
 
+/// A Redis server as hosted ones are: TLS only (its certificate is for `localhost`), and a password.
+pub(crate) struct TlsRedis(Server);
+
+impl TlsRedis {
+    /// Starts one, which ends when it is dropped.
+    pub(crate) fn start() -> Self {
+        Self(Server::start("redis_tls"))
+    }
+
+    /// Returns its URL, as Upstash's are made.
+    pub(crate) fn url(&self) -> String {
+        format!("rediss://default:the-token@localhost:{}", self.0.port)
+    }
+
+    /// Returns the file of the server's certificate, which signed itself.
+    pub(crate) fn certificate(&self) -> String {
+        self.0.folder.join("server.crt").display().to_string()
+    }
+
+    /// Sends a command beside the service's own connection.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["--tls", "--cacert", &self.certificate(), "-u", &self.url(), "--no-auth-warning"]).args(arguments);
+        let output = cli.output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
 impl Deref for Postgres {
     type Target = Server;
     fn deref(&self) -> &Server {
