@@ -5,6 +5,7 @@ mod doctor;
 mod drain;
 mod exits;
 mod nginx;
+mod owner;
 mod start;
 mod tls;
 mod world;

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs::Permissions,
     io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -24,11 +25,15 @@ use crate::harness::{
 
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_hasnot-engine");
+/// Runs a program with something about it changed. Debian has it everywhere.
+pub(super) const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// A folder, a database and the variables that every process of a test is started with.
 pub(super) struct World {
     folder: tempfile::TempDir,
     variables: BTreeMap<String, String>,
+    /// Who runs the binary, and a name of it that they can reach.
+    owner: Option<(u32, PathBuf)>,
 }
 
 /// How a process ended, and all that it said.
@@ -43,7 +48,7 @@ pub(super) struct Done {
 impl World {
     /// Makes a world with that database: SQLite is what the binary takes when nobody says anything.
     pub(super) fn on(database: Database) -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap(), variables: BTreeMap::new() };
+        let world = Self { folder: tempfile::tempdir().unwrap(), variables: BTreeMap::new(), owner: None };
         let world = world.env("LISTEN", "127.0.0.1:0");
         match database {
             Database::Postgres => world.env("DATABASE_URL", servers::postgres().fresh_database()),
@@ -54,6 +59,16 @@ impl World {
     /// Sets a variable for all processes from now on.
     pub(super) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Has the binary run by this user from now on, whom nobody let into the folder of the build.
+    pub(super) fn unprivileged(mut self, user: u32) -> Self {
+        let binary = self.path("hasnot-engine");
+        // Another file system can't link to it.
+        std::fs::hard_link(BINARY, &binary).or_else(|_| std::fs::copy(BINARY, &binary).map(drop)).unwrap();
+        std::fs::set_permissions(self.folder.path(), Permissions::from_mode(0o755)).unwrap();
+        self.owner = Some((user, binary));
         self
     }
 
@@ -92,7 +107,13 @@ impl World {
 
     /// Starts `hasnot-engine` with these arguments.
     pub(super) fn spawn(&self, arguments: &[&str]) -> Process {
-        Process::spawn(Path::new(BINARY), arguments, &self.variables, self.folder.path())
+        let Some((user, binary)) = &self.owner else {
+            return Process::spawn(Path::new(BINARY), arguments, &self.variables, self.folder.path());
+        };
+        let user = user.to_string();
+        let become_user = ["--reuid", &user, "--regid", &user, "--clear-groups", "--", binary.to_str().unwrap()];
+        let arguments = [&become_user, arguments].concat();
+        Process::spawn(Path::new(SETPRIV), &arguments, &self.variables, self.folder.path())
     }
 
     /// Starts the service and waits until it says that it serves.
@@ -121,8 +142,8 @@ impl Process {
         variables: &BTreeMap<String, String>,
         folder: &Path,
     ) -> Self {
-        let mut command = if Path::new("/usr/bin/setpriv").exists() {
-            let mut command = Command::new("/usr/bin/setpriv");
+        let mut command = if Path::new(SETPRIV).exists() {
+            let mut command = Command::new(SETPRIV);
             command.args(["--pdeathsig", "KILL", "--"]).arg(program);
             command
         } else {
@@ -142,6 +163,11 @@ impl Process {
         let stdout = Pipe::of(child.stdout.take().unwrap());
         let stderr = Pipe::of(child.stderr.take().unwrap());
         Self { child, started, stdout, stderr }
+    }
+
+    /// Returns its id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal: `TERM`, `INT`, `KILL`, `HUP`.
