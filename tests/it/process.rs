@@ -6,6 +6,7 @@ mod drain;
 mod exits;
 mod nginx;
 mod owner;
+mod replica;
 mod start;
 mod tls;
 mod world;
