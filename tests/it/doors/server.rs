@@ -110,3 +110,28 @@ fn a_full_house_refuses_in_5_ms() {
         super::until(&app, &request, 200).await;
     });
 }
+
+#[test]
+fn connections_beyond_the_cap_wait_and_are_served_when_one_is_free() {
+    let app =
+        TestApp::on(Database::Sqlite).env("HNE__SERVER__WORKERS", "1").env("HNE__SERVER__MAX_CONNECTIONS", "2").start();
+    let health = Request::get("/healthz");
+    run(async {
+        let kept = async || {
+            let mut response = app.anonymous().connect().await.unwrap().exchange(&health).await.unwrap();
+            response.bytes().await.unwrap();
+            response.into_connection().unwrap()
+        };
+        let (first, second) = (kept().await, kept().await);
+        let mut third = app.anonymous().connect().await.unwrap();
+        third.send(&health).await.unwrap();
+        let mut third = std::pin::pin!(third.response());
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut third).await;
+        assert!(early.is_err(), "a third connection is served beside two");
+        let mut metrics = first.exchange(&Request::get("/metrics")).await.unwrap();
+        let text = metrics.text().await.unwrap();
+        assert!(text.lines().any(|line| line == "hne_open_connections 2"), "{text}");
+        second.close();
+        assert_eq!(third.await.unwrap().status, 200);
+    });
+}
