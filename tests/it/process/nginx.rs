@@ -9,11 +9,14 @@ use std::{
 
 use hne_load::{
     client::Client,
-    mock::{MockProvider, Options},
+    mock::{Ending, MockProvider, Options},
 };
 
 use super::world::{Process, Serving, World, free_port};
-use crate::harness::app::{DEADLINE, Database, SECRET, chat, complete, run, stream};
+use crate::harness::{
+    app::{DEADLINE, Database, SECRET, chat, complete, run, stream},
+    tls::Certificate,
+};
 
 const NGINX: &str = "/usr/sbin/nginx";
 const SHIPPED: &str = include_str!("../../../config/nginx.conf");
@@ -26,23 +29,37 @@ fn is_here() -> bool {
     here
 }
 
-/// Starts nginx with the shipped configuration, but for ports, paths and TLS; returns where it listens.
-fn proxy(world: &World, instances: &[u16]) -> (Process, Client) {
-    let port = free_port();
+/// A running nginx.
+struct Proxy {
+    /// Speaks to its one listener without TLS, which the shipped configuration doesn't have.
+    client: Client,
+    /// Where it speaks TLS and HTTP/2.
+    tls: u16,
+    /// Where it only says where to go.
+    plain: u16,
+    certificate: Certificate,
+    _process: Process,
+}
+
+/// Starts nginx with the shipped configuration, but for addresses and paths, and one listener more.
+fn proxy(world: &World, instances: &[u16]) -> Proxy {
+    let (port, tls, plain) = (free_port(), free_port(), free_port());
     let folder = world.path("nginx");
-    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::create_dir_all(folder.join("tls")).unwrap();
+    // Beside the configuration, as its comment has it.
+    let certificate = Certificate::new();
+    std::fs::copy(certificate.file(), folder.join("tls/fullchain.pem")).unwrap();
+    std::fs::copy(certificate.key(), folder.join("tls/privkey.pem")).unwrap();
     let servers: Vec<_> =
         instances.iter().map(|port| format!("server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;")).collect();
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let mut config = SHIPPED.to_owned();
     for (from, to) in [
         ("server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", servers.join(" ")),
-        ("listen 443 ssl http2;", format!("listen 127.0.0.1:{port};")),
-        ("listen [::]:443 ssl http2;", String::new()),
-        ("listen 80;", format!("listen 127.0.0.1:{};", free_port())),
+        ("listen 443 ssl http2;", format!("listen 127.0.0.1:{tls} ssl http2;")),
+        ("listen [::]:443 ssl http2;", format!("listen 127.0.0.1:{port};")),
+        ("listen 80;", format!("listen 127.0.0.1:{plain};")),
         ("listen [::]:80;", String::new()),
-        ("ssl_certificate tls/fullchain.pem;", String::new()),
-        ("ssl_certificate_key tls/privkey.pem;", String::new()),
         ("pid /run/nginx.pid;", "pid nginx.pid;".to_owned()),
         ("error_log /var/log/nginx/error.log warn;", "error_log stderr notice;".to_owned()),
         (
@@ -64,12 +81,16 @@ fn proxy(world: &World, instances: &[u16]) -> (Process, Client) {
     while std::net::TcpStream::connect(address).is_err() {
         assert!(started.elapsed() < DEADLINE, "{}", process.stderr.text);
     }
-    (process, Client::new(address))
+    Proxy { client: Client::new(address), tls, plain, certificate, _process: process }
+}
+
+fn token(world: &World) -> String {
+    let issued = world.json(&["token", "issue", "--user", "ann", "--plan", "unlimited"]);
+    issued["token"].as_str().unwrap().to_owned()
 }
 
 fn bearer(world: &World, client: Client) -> Client {
-    let issued = world.json(&["token", "issue", "--user", "ann", "--plan", "unlimited"]);
-    client.bearer(issued["token"].as_str().unwrap())
+    client.bearer(&token(world))
 }
 
 #[test]
@@ -81,10 +102,10 @@ fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
     let world =
         World::on(Database::Sqlite).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url());
     let service = world.serve();
-    let (_nginx, client) = proxy(&world, &[service.address.port()]);
-    let client = bearer(&world, client);
+    let nginx = proxy(&world, &[service.address.port()]);
+    let client = bearer(&world, nginx.client.clone());
     run(async {
-        let model = "mock/held+frames-4+hold-after-2";
+        let model = "mock/held+frames-4+gap-100ms+hold-after-2";
         let mut response = stream(&client, &chat(model, "held")).await;
         assert_eq!(response.status, 200);
         for _ in 0..2 {
@@ -99,6 +120,48 @@ fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
             assert_eq!(response.status, 404, "{path}");
             assert_eq!(response.json().await.unwrap()["error"]["code"], "not_found");
         }
+    });
+}
+
+#[test]
+fn a_stream_goes_through_tls_and_http_2_frame_by_frame() {
+    if !is_here() {
+        return;
+    }
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let world =
+        World::on(Database::Sqlite).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url());
+    let service = world.serve();
+    let nginx = proxy(&world, &[service.address.port()]);
+    let (model, frames) = ("mock/held+frames-6+gap-100ms+hold-after-3", 6);
+    let url = format!("https://localhost:{}/api/hasNotEngine-optimized", nginx.tls);
+    let (bearer, certificate) = (format!("authorization: Bearer {}", token(&world)), nginx.certificate.file());
+    let body = chat(model, "held").to_string();
+    let mut arguments = vec!["--silent", "--show-error", "--no-buffer", "--http2", "--cacert"];
+    arguments.extend([
+        certificate.to_str().unwrap(),
+        "--header",
+        &bearer,
+        "--header",
+        "content-type: application/json",
+    ]);
+    arguments.extend(["--data", &body, "--write-out", "HTTP/%{http_version} %{http_code}\\n", &url]);
+    let mut curl = Process::spawn(Path::new("/usr/bin/curl"), &arguments, &BTreeMap::new(), &world.path("."));
+    for _ in 0..3 {
+        // They are here although the provider has more to say.
+        curl.stdout.wait_for("data: {");
+    }
+    assert_eq!(mock.entry("held").unwrap().ending, Ending::Open);
+    mock.release(model);
+    let done = curl.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stdout.ends_with("data: [DONE]\n\nHTTP/2 200\n"), "{}", done.stdout);
+    assert!(done.stdout.matches("data: {").count() >= frames, "{}", done.stdout);
+
+    run(async {
+        let mut plain = Client::new(([127, 0, 0, 1], nginx.plain).into()).get("/v1/models").await.unwrap();
+        plain.bytes().await.unwrap();
+        assert_eq!((plain.status, plain.header("location")), (308, Some("https://127.0.0.1/v1/models")));
     });
 }
 
@@ -143,8 +206,8 @@ fn a_restart_of_one_of_two_instances_fails_no_request() {
     let (other, second) = quick(World::on(Database::Sqlite).env("DATABASE_URL", one.database_url()));
     let _stays = other.serve();
     let goes: Serving = one.serve();
-    let (_nginx, client) = proxy(&one, &[first, second]);
-    let (statuses, callers) = light_load(&bearer(&one, client));
+    let nginx = proxy(&one, &[first, second]);
+    let (statuses, callers) = light_load(&bearer(&one, nginx.client.clone()));
     all_well(&statuses, 20);
     goes.process.signal("TERM");
     all_well(&statuses, 40);
