@@ -117,19 +117,19 @@ impl Gateway {
         store.sync_configured_models(configured_models(&config)).await?;
         let clock = Arc::new(StoreClock::new());
         sync_clock(&clock, &store).await?;
-        let cache = open_cache(&config, &store, &io, &clock).await?;
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), clock.wall());
+        let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
+        let cache = open_cache(&config, &store, &io, &clock, &metrics).await?;
 
         let listener = listener::listen(&config.server)?;
         let address = listener.local_addr()?;
         let slots = Slots::new(config.server.admission(listener::open_files()).streams);
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
-        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), engine.clock.wall());
-        let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
         let catalog = engine.registry(&metrics).await?;
         let (accounts, ledger) = engine.ledger(&catalog, &metrics);
         let stats = engine.stats(&slots, &ledger, &metrics);
-        let verifier = engine.verifier().await?;
+        let verifier = engine.verifier(&metrics).await?;
         let arbiters = engine.arbiters;
 
         let (shutdown, grace_over) = watch::channel(false);
@@ -302,9 +302,9 @@ impl Engine<'_> {
         stats
     }
 
-    async fn verifier(&mut self) -> Result<Verifier, BootError> {
+    async fn verifier(&mut self, metrics: &Metrics) -> Result<Verifier, BootError> {
         let fetch = Arc::new(AwcFetch::new(self.thread()));
-        let verifier = Verifier::new(&self.config.auth.jwt, fetch, self.clock())?;
+        let verifier = Verifier::new(&self.config.auth.jwt, fetch, self.clock(), metrics)?;
         verifier.warm_up().await;
         Ok(verifier)
     }
@@ -349,13 +349,14 @@ async fn open_cache(
     store: &Store,
     io: &IoThread,
     clock: &Arc<StoreClock>,
+    metrics: &Metrics,
 ) -> Result<Arc<dyn SharedCache>, BootError> {
     cache::ping(&config.redis)
         .await
         .map_err(|error| BootError::Unavailable(format!("{error}: check REDIS_URL and its server")))?;
     let store = store.identity().await?.to_string();
     let clock = Arc::clone(clock) as Arc<dyn Clock>;
-    let cache = cache::open(&config.redis, &store, io.handle().runtime(), clock);
+    let cache = cache::open(&config.redis, &store, io.handle().runtime(), clock, metrics);
     cache.map_err(|error| BootError::Config(error.to_string()))
 }
 

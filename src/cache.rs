@@ -22,6 +22,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use actors::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    metrics::Metrics,
     ports::{Clock, SharedCache},
 };
 use futures_util::future::{BoxFuture, ready};
@@ -30,7 +31,7 @@ use serde::Deserialize;
 
 use crate::values;
 
-pub use entries::{Figures, RedisCache};
+pub use entries::RedisCache;
 
 /// Whether and how Redis is used: `[redis]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -80,9 +81,10 @@ pub fn open(
     store: &str,
     io: &tokio::runtime::Handle,
     clock: Arc<dyn Clock>,
+    metrics: &Metrics,
 ) -> Result<Arc<dyn SharedCache>, SetupError> {
     match &config.url {
-        Some(url) => Ok(Arc::new(RedisCache::open(config, url, store, io, clock)?)),
+        Some(url) => Ok(Arc::new(RedisCache::open(config, url, store, io, clock, metrics)?)),
         None => Ok(Arc::new(NoCache)),
     }
 }

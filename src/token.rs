@@ -22,6 +22,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use actors::{
     auth::MAX_TOKEN_BYTES,
     domain::{Claims, TokenHash},
+    metrics::Metrics,
     ports::{Clock, TokenError, TokenVerifier},
 };
 use futures_util::future::BoxFuture;
@@ -123,9 +124,14 @@ impl Verifier {
     ///
     /// # Errors
     /// [`SetupError`] where the algorithm and the keys don't fit together.
-    pub fn new(config: &Config, fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
+    pub fn new(
+        config: &Config,
+        fetch: Arc<dyn Fetch>,
+        clock: Arc<dyn Clock>,
+        metrics: &Metrics,
+    ) -> Result<Self, SetupError> {
         Ok(Self {
-            keys: Keys::new(config, fetch, Arc::clone(&clock))?,
+            keys: Keys::new(config, fetch, Arc::clone(&clock), metrics)?,
             validation: validation(config),
             trust_role: config.trust_role_claim || config.algorithm == Algorithm::Hs256,
             clock,

@@ -63,7 +63,7 @@ families! {
     auth_lookups: Children<AuthLevel, IntCounter> = "hne_auth_lookups_total";
     /// Look-ups of callers that waited for another one's answer instead of asking themselves.
     auth_coalesced: Children<(), IntCounter> = "hne_coalesced_lookups_total";
-    /// Calls to the shared cache, by result; `open` were not made because the breaker is open.
+    /// Calls to the shared cache, by result; `open` and `full` were not made.
     cache_calls: Children<CacheCall, IntCounter> = "hne_cache_calls_total";
     /// Calls to the store, by operation and success.
     store_calls: Children<(StoreOp, bool), IntCounter> = "hne_store_calls_total";

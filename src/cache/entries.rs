@@ -1,18 +1,10 @@
 //! The cache's keys and values.
 
-use std::{
-    borrow::Cow,
-    io,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{borrow::Cow, io, path::Path, sync::Arc, time::Duration};
 
 use actors::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    metrics::{CacheCall, Metrics},
     ports::{Clock, SharedCache},
 };
 use futures_util::future::BoxFuture;
@@ -35,7 +27,7 @@ const MAX_PIPELINE: usize = 64;
 pub struct RedisCache {
     link: Arc<Link>,
     writes: mpsc::Sender<Write>,
-    dropped: Arc<AtomicU64>,
+    metrics: Metrics,
     prefix: Box<str>,
     store: Box<str>,
     clock: Arc<dyn Clock>,
@@ -71,19 +63,6 @@ fn certificates(file: &Path) -> Result<Vec<u8>, SetupError> {
     }
 }
 
-/// What the cache has been good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    /// Look-ups that found something.
-    pub hits: u64,
-    /// Look-ups that found nothing, those without a connection included.
-    pub misses: u64,
-    /// Calls that failed or took too long.
-    pub failures: u64,
-    /// Writes that were dropped.
-    pub dropped: u64,
-}
-
 /// A value for a key, until its end.
 struct Write {
     key: String,
@@ -117,23 +96,16 @@ impl RedisCache {
         store: &str,
         io: &tokio::runtime::Handle,
         clock: Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Result<Self, SetupError> {
         let client = client(config, url)?;
-        let link = Arc::new(Link::new(config.timeout));
+        let link = Arc::new(Link::new(config.timeout, metrics.clone()));
         let (writes, queue) = mpsc::channel(config.queue.max(1));
-        let dropped = Arc::new(AtomicU64::new(0));
         // Both end with the cache, by its drop.
         let keeper = io.spawn(Arc::clone(&link).keep(client)).abort_handle();
-        let writer = io.spawn(write(Arc::clone(&link), queue, Arc::clone(&dropped))).abort_handle();
+        let writer = io.spawn(write(Arc::clone(&link), queue)).abort_handle();
         let (prefix, store) = (config.key_prefix.as_str().into(), store.into());
-        Ok(Self { link, writes, dropped, prefix, store, clock, tasks: [keeper, writer] })
-    }
-
-    /// Returns what the cache has been good for.
-    #[must_use]
-    pub fn figures(&self) -> Figures {
-        let dropped = self.dropped.load(Ordering::Relaxed);
-        Figures { dropped, ..self.link.figures() }
+        Ok(Self { link, writes, metrics: metrics.clone(), prefix, store, clock, tasks: [keeper, writer] })
     }
 
     async fn get<T: DeserializeOwned>(&self, kind: &str, id: &str) -> Option<T> {
@@ -142,7 +114,7 @@ impl RedisCache {
             redis::Value::BulkString(json) => serde_json::from_slice(&json).ok(),
             _ => None,
         };
-        self.link.count_lookup(found.is_some());
+        self.metrics.cache_called(if found.is_some() { CacheCall::Ok } else { CacheCall::Miss });
         found
     }
 
@@ -150,7 +122,7 @@ impl RedisCache {
         let key = self.key(kind, id);
         let posted = serde_json::to_string(value).ok().map(|value| self.writes.try_send(Write { key, value, life }));
         if !matches!(posted, Some(Ok(()))) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.cache_called(CacheCall::Full);
         }
     }
 
@@ -206,16 +178,13 @@ impl Drop for RedisCache {
 }
 
 /// Brings what was posted to the server, in as few round trips as there may be.
-async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<Write>, dropped: Arc<AtomicU64>) {
+async fn write(link: Arc<Link>, mut queue: mpsc::Receiver<Write>) {
     let mut batch = Vec::with_capacity(MAX_PIPELINE);
     while queue.recv_many(&mut batch, MAX_PIPELINE).await > 0 {
-        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
         let mut pipeline = redis::pipe();
         for Write { key, value, life } in batch.drain(..) {
             pipeline.cmd("SET").arg(key).arg(value).arg("EX").arg(life.as_secs()).ignore();
         }
-        if !link.call_all(&pipeline).await {
-            dropped.fetch_add(count, Ordering::Relaxed);
-        }
+        link.call_all(&pipeline).await;
     }
 }

@@ -3,19 +3,18 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use actors::metrics::{CacheCall, Metrics};
 use arc_swap::ArcSwapOption;
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
 };
-
-use super::Figures;
 
 /// So many failures in a row open the breaker.
 pub(super) const MAX_FAILURES: u32 = 3;
@@ -35,60 +34,47 @@ pub(super) struct Link {
     failures_in_a_row: AtomicU32,
     /// Wakes the keeper: the connection broke.
     broke: Notify,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    failures: AtomicU64,
+    metrics: Metrics,
 }
 
 impl Link {
     /// Makes a link that isn't connected.
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration, metrics: Metrics) -> Self {
         Self {
             timeout,
             connection: ArcSwapOption::empty(),
             open: AtomicBool::new(false),
             failures_in_a_row: AtomicU32::new(0),
             broke: Notify::new(),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
+            metrics,
         }
     }
 
-    /// Makes a call; a failure is `None`.
+    /// Makes a call; a failure is `None`, and counted. What an answer is, counts whoever asked.
     ///
     /// # Cancel safety
     /// May be dropped at any point; an answer that comes later is thrown away.
     pub(super) async fn call(&self, command: &Cmd) -> Option<Value> {
         let Some(connection) = self.usable() else {
-            self.count_lookup(false);
+            self.metrics.cache_called(CacheCall::Open);
             return None;
         };
         let answer = timeout(self.timeout, (*connection).clone().send_packed_command(command)).await;
         self.judge(answer.ok(), &connection)
     }
 
-    /// Makes calls whose answers don't matter; says whether they succeeded.
-    pub(super) async fn call_all(&self, pipeline: &Pipeline) -> bool {
-        let Some(connection) = self.usable() else { return false };
+    /// Makes calls whose answers don't matter, in one round trip, which counts as one call.
+    pub(super) async fn call_all(&self, pipeline: &Pipeline) {
+        let Some(connection) = self.usable() else { return self.metrics.cache_called(CacheCall::Open) };
         let answer = timeout(self.timeout, pipeline.exec_async(&mut (*connection).clone())).await;
-        self.judge(answer.ok(), &connection).is_some()
+        if self.judge(answer.ok(), &connection).is_some() {
+            self.metrics.cache_called(CacheCall::Ok);
+        }
     }
 
     /// Says whether the server answered lately.
     pub(super) fn is_up(&self) -> bool {
         self.usable().is_some()
-    }
-
-    pub(super) fn count_lookup(&self, hit: bool) {
-        let counter = if hit { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Returns all figures but that of dropped writes.
-    pub(super) fn figures(&self) -> Figures {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Figures { hits: read(&self.hits), misses: read(&self.misses), failures: read(&self.failures), dropped: 0 }
     }
 
     fn usable(&self) -> Option<Arc<MultiplexedConnection>> {
@@ -105,7 +91,7 @@ impl Link {
             Some(Err(error)) => error.is_unrecoverable_error(),
             None => false,
         };
-        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.metrics.cache_called(CacheCall::Failed);
         if broken {
             // Unless it was replaced already.
             self.connection.compare_and_swap(connection, None);

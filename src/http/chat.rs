@@ -108,7 +108,12 @@ async fn admit(
     outcome.user = Some(caller.id.clone());
     let body = ChatBody::parse(body?, manner.stream)?;
     outcome.model = Some(body.model().clone());
-    let (catalog, model, plan, line) = route(desk, &caller, &body).await?;
+    let routed = route(desk, &caller, &body).await;
+    let (catalog, model, plan, line) = routed.inspect_err(|refused| {
+        if refused.code() == ErrorCode::ModelNotAllowed {
+            desk.metrics.quota_refused(QuotaRefusal::NotAllowed);
+        }
+    })?;
     let ask = Ask {
         prompt_tokens: estimate_prompt(body.message_bytes(), model.context).into(),
         completion_tokens: completion_ceiling(&body, &model),

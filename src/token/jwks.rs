@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actors::ports::{Clock, TokenError};
+use actors::{
+    metrics::{Metrics, Reload},
+    ports::{Clock, TokenError},
+};
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
@@ -37,6 +40,7 @@ pub(super) struct Jwks {
     url: Box<str>,
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
+    metrics: Metrics,
     set: ArcSwap<KeySet>,
     /// Held by the flight. A flight that is dropped counts as a failed one.
     last: Mutex<Option<Try>>,
@@ -62,12 +66,13 @@ impl Jwks {
         url: &str,
         fetch: Arc<dyn Fetch>,
         clock: Arc<dyn Clock>,
+        metrics: &Metrics,
     ) -> Result<Self, SetupError> {
         if !(url.starts_with("https://") || is_loopback(url)) {
             return Err(SetupError("the JWKS URL must be https: who can change the answer can sign tokens".to_owned()));
         }
         let (set, last) = (ArcSwap::default(), Mutex::new(None));
-        Ok(Self { algorithm, url: url.into(), fetch, clock, set, last })
+        Ok(Self { algorithm, url: url.into(), fetch, clock, metrics: metrics.clone(), set, last })
     }
 
     /// Finds the key that a token names, or the only one where it names none.
@@ -115,23 +120,34 @@ impl Jwks {
             return last.succeeded;
         }
         *last = Some(Try { at: now, succeeded: false });
-        let set = match self.fetch.fetch(&self.url).await {
-            Ok(document) => KeySet::read(&document, self.algorithm, now),
+        let set = self.fetch(now).await;
+        let succeeded = set.is_some();
+        self.metrics.reloaded(Reload::Keys, succeeded);
+        if let Some(set) = set {
+            self.set.store(Arc::new(set));
+        }
+        *last = Some(Try { at: now, succeeded });
+        succeeded
+    }
+
+    /// Fetches the set; says in the log what is wrong.
+    async fn fetch(&self, now: Instant) -> Option<KeySet> {
+        let document = match self.fetch.fetch(&self.url).await {
+            Ok(document) => document,
             Err(error) => {
                 tracing::warn!(%error, "the signing keys can't be fetched");
-                return false;
+                return None;
             }
         };
-        let Some(set) = set else {
-            tracing::warn!("the signing keys were fetched, but the answer is no key set");
-            return false;
-        };
-        if set.by_id.is_empty() && set.only.is_none() {
-            tracing::warn!(algorithm = self.algorithm.as_str(), "no published key fits the configured algorithm");
+        let set = KeySet::read(&document, self.algorithm, now);
+        match &set {
+            None => tracing::warn!("the signing keys were fetched, but the answer is no key set"),
+            Some(set) if set.by_id.is_empty() && set.only.is_none() => {
+                tracing::warn!(algorithm = self.algorithm.as_str(), "no published key fits the configured algorithm");
+            }
+            Some(_) => {}
         }
-        self.set.store(Arc::new(set));
-        *last = Some(Try { at: now, succeeded: true });
-        true
+        set
     }
 }
 

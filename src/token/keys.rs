@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
-use actors::ports::Clock;
+use actors::{metrics::Metrics, ports::Clock};
 use jsonwebtoken::DecodingKey;
 use secrecy::ExposeSecret;
 
@@ -22,7 +22,12 @@ pub(super) enum Keys {
 }
 
 impl Keys {
-    pub(super) fn new(config: &Config, fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
+    pub(super) fn new(
+        config: &Config,
+        fetch: Arc<dyn Fetch>,
+        clock: Arc<dyn Clock>,
+        metrics: &Metrics,
+    ) -> Result<Self, SetupError> {
         let name = config.algorithm.as_str();
         match (config.algorithm, &config.secret, &config.public_key_file, &config.jwks_url) {
             (Algorithm::Hs256, Some(secret), None, None) => {
@@ -37,7 +42,7 @@ impl Keys {
                 refuse("HS256 takes a secret, and neither a public key file nor a JWKS URL".to_owned())
             }
             (_, _, Some(file), None) => Ok(Self::Fixed(Arc::new(from_pem(config.algorithm, file)?))),
-            (_, _, None, Some(url)) => Ok(Self::Set(Jwks::new(config.algorithm, url, fetch, clock)?)),
+            (_, _, None, Some(url)) => Ok(Self::Set(Jwks::new(config.algorithm, url, fetch, clock, metrics)?)),
             _ => refuse(format!(
                 "{name} needs either a public key file (JWT_PUBLIC_KEY_FILE) or a JWKS URL (JWT_JWKS_URL)"
             )),

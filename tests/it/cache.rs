@@ -5,7 +5,8 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{CallerRecord, TokenHash, UserId},
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    metrics::Metrics,
     ports::{Clock, SharedCache},
     testing::{ManualClock, caller},
 };
@@ -20,6 +21,7 @@ struct World {
     server: Server,
     cache: RedisCache,
     clock: Arc<ManualClock>,
+    metrics: Metrics,
     io: Option<Runtime>,
 }
 
@@ -33,8 +35,9 @@ impl World {
     fn with(server: Server, store: &str) -> Self {
         let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (config, clock) = (config(&server.url()), Arc::new(ManualClock::new()));
-        let cache = RedisCache::open(&config, &server.url().into(), store, io.handle(), clock.clone()).unwrap();
-        Self { server, cache, clock, io: Some(io) }
+        let (metrics, url) = (metrics(), server.url().into());
+        let cache = RedisCache::open(&config, &url, store, io.handle(), clock.clone(), &metrics).unwrap();
+        Self { server, cache, clock, metrics, io: Some(io) }
     }
 
     /// Waits until the cache says that the server is there, or gone.
@@ -45,6 +48,13 @@ impl World {
     /// Waits until a caller that was posted has arrived.
     async fn arrived(&self, user: &UserId) {
         until(async || self.cache.caller(user).await.is_some()).await;
+    }
+
+    /// Returns how many calls went like that.
+    fn calls(&self, result: &str) -> u64 {
+        let start = format!("hne_cache_calls_total{{result=\"{result}\"}} ");
+        let text = self.metrics.encode().unwrap();
+        text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
     }
 
     async fn timed<T>(&self, call: impl Future<Output = T>) -> (T, Duration) {
@@ -59,6 +69,10 @@ impl Drop for World {
             io.shutdown_background();
         }
     }
+}
+
+fn metrics() -> Metrics {
+    Metrics::new("test", Timestamp(0)).unwrap()
 }
 
 fn config(url: &str) -> Config {
@@ -96,6 +110,7 @@ async fn a_caller_is_kept_as_json_for_600_seconds() {
     world.arrived(&user).await;
     assert_eq!(world.cache.caller(&user).await, Some(alice()));
     let json: Value = serde_json::from_str(&world.server.command(&["GET", "user:auth:alice"])).unwrap();
+    assert!(world.calls("miss") >= 1 && world.calls("ok") >= 3, "it was looked for, written and found");
     assert_eq!((&json["id"], &json["role"], &json["key"]), (&json!("alice"), &json!("user"), &json!(7)));
     let rest: u64 = world.server.command(&["TTL", "user:auth:alice"]).parse().unwrap();
     assert!((590..=600).contains(&rest), "{rest}");
@@ -227,8 +242,11 @@ async fn writes_that_do_not_fit_are_dropped_and_counted() {
     for _ in 0..5_000 {
         world.cache.post_caller(&alice());
     }
-    assert!(world.cache.figures().dropped >= 5_000 - 1_024 - 64, "{:?}", world.cache.figures());
-    until(async || world.cache.figures().dropped == 5_000).await;
+    let (most, full) = (5_000 - 1_024 - 64, world.calls("full"));
+    assert!(full >= most, "{full}");
+    // What did fit is tried, in vain, and then not even tried.
+    until(async || world.calls("failed") >= 1 && world.calls("open") >= 1).await;
+    assert_eq!(world.calls("ok"), 0);
 }
 
 #[actix_rt::test]
@@ -254,11 +272,11 @@ async fn the_connection_outlives_the_thread_that_used_it_first() {
 async fn without_a_url_there_is_no_cache_and_a_bad_one_is_refused() {
     let io = tokio::runtime::Handle::current();
     let clock = Arc::new(ManualClock::new());
-    let none = open(&Config { url: None, ..config("") }, "store-1", &io, clock.clone()).unwrap();
+    let none = open(&Config { url: None, ..config("") }, "store-1", &io, clock.clone(), &metrics()).unwrap();
     none.post_caller(&alice());
     assert_eq!((none.caller(&"alice".parse().unwrap()).await, none.healthy()), (None, None));
     for bad in ["http://user:geheim@host", "redis:geheim", "", "/geheim"] {
-        let error = open(&config(bad), "store-1", &io, clock.clone()).err().unwrap().to_string();
+        let error = open(&config(bad), "store-1", &io, clock.clone(), &metrics()).err().unwrap().to_string();
         assert!(error.contains("rediss://") && !error.contains("geheim"), "{error}");
     }
     assert!(!format!("{:?}", config("redis://:geheim@host")).contains("geheim"));
@@ -271,7 +289,7 @@ async fn a_server_without_tls_is_not_spoken_to_in_the_clear() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("rediss://:geheim@{}", listener.local_addr().unwrap());
     let clock = Arc::new(ManualClock::new());
-    let cache = open(&config(&url), "store-1", &tokio::runtime::Handle::current(), clock).unwrap();
+    let cache = open(&config(&url), "store-1", &tokio::runtime::Handle::current(), clock, &metrics()).unwrap();
     let (mut socket, _) = listener.accept().await.unwrap();
     let mut hello = [0; 3];
     tokio::io::AsyncReadExt::read_exact(&mut socket, &mut hello).await.unwrap();

@@ -8,6 +8,7 @@ mod framing;
 mod fuzz;
 mod labels;
 mod logs;
+mod metrics;
 mod ops;
 mod order;
 mod provider;

@@ -1,12 +1,13 @@
 //! Tokens: what is believed, what is not, and why.
 
 mod jwks;
-mod signer;
+pub(crate) mod signer;
 
 use std::{sync::Arc, time::Duration};
 
 use actors::{
     domain::{Claims, Role, Timestamp, TokenHash},
+    metrics::Metrics,
     ports::{Clock, TokenError, TokenVerifier},
     testing::ManualClock,
 };
@@ -32,7 +33,11 @@ fn plain(algorithm: Algorithm) -> Config {
 }
 
 fn verifier(config: &Config, clock: &Arc<ManualClock>) -> Verifier {
-    Verifier::new(config, Arc::new(FakeFetch::default()), clock.clone()).unwrap()
+    Verifier::new(config, Arc::new(FakeFetch::default()), clock.clone(), &metrics()).unwrap()
+}
+
+fn metrics() -> Metrics {
+    Metrics::new("test", Timestamp(0)).unwrap()
 }
 
 /// The verdict of a verifier that needs to fetch nothing.
@@ -259,7 +264,7 @@ fn a_configuration_that_cannot_work_is_refused_with_a_sentence() {
         (Config { public_key_file: file("b", &rsa.private_pem()), ..plain(Algorithm::Rs256) }, "private"),
         (Config { public_key_file: file("c", &rsa.public_pem()), ..plain(Algorithm::Es256) }, "ES256"),
     ] {
-        let error = Verifier::new(&config, Arc::new(FakeFetch::default()), clock.clone()).unwrap_err();
+        let error = Verifier::new(&config, Arc::new(FakeFetch::default()), clock.clone(), &metrics()).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
     }
     assert!(Issuer::new(&rsa.config(), clock).is_err());

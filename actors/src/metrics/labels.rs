@@ -144,8 +144,10 @@ labels! {
         Miss = "miss",
         /// It failed or was too slow.
         Failed = "failed",
-        /// It was not called, because its breaker is open.
+        /// It was not called, because its breaker is open or there is no connection.
         Open = "open",
+        /// It was not sent a value, because too many wait.
+        Full = "full",
     }
 
     /// A call to the store, named after the method of its port.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use actors::{
-    domain::{Catalog, CatalogRows, Class, ClassId, ErrorCode, PassThrough},
+    domain::{Catalog, CatalogRows, Class, ClassId, ErrorCode, PassThrough, Timestamp},
+    metrics::Metrics,
     ports::TokenVerifier,
     stream::RequestBody,
     testing::ManualClock,
@@ -160,7 +161,8 @@ fn no_token_that_nobody_signed_is_believed() {
         audience: None,
         trust_role_claim: false,
     };
-    let verifier = Verifier::new(&config, Arc::new(Nowhere), Arc::new(ManualClock::new())).unwrap();
+    let metrics = Metrics::new("test", Timestamp(0)).unwrap();
+    let verifier = Verifier::new(&config, Arc::new(Nowhere), Arc::new(ManualClock::new()), &metrics).unwrap();
     let fine = token(&json!({"sub": "ann", "exp": 4_102_444_800_i64}));
     assert!(verifier.verify(&fine).now_or_never().unwrap().is_ok());
     proptest!(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() },

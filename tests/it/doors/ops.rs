@@ -11,7 +11,7 @@ use crate::harness::{
 };
 
 /// Reads the text format; panics at a line that is none.
-fn samples(text: &str) -> BTreeMap<String, f64> {
+pub(super) fn samples(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
@@ -24,7 +24,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-fn sum(samples: &BTreeMap<String, f64>, family: &str) -> f64 {
+pub(super) fn sum(samples: &BTreeMap<String, f64>, family: &str) -> f64 {
     samples.iter().filter(|(name, _)| name.split('{').next() == Some(family)).map(|(_, value)| value).sum()
 }
 

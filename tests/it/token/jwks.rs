@@ -19,7 +19,7 @@ impl World {
     fn new(algorithm: Algorithm) -> Self {
         let (clock, fetch) = (Arc::new(ManualClock::new()), Arc::new(FakeFetch::default()));
         let config = Config { jwks_url: Some("https://signer.example/keys".into()), ..plain(algorithm) };
-        let verifier = Verifier::new(&config, fetch.clone(), clock.clone()).unwrap();
+        let verifier = Verifier::new(&config, fetch.clone(), clock.clone(), &metrics()).unwrap();
         Self { clock, fetch, verifier }
     }
 

@@ -26,7 +26,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 /// Somebody who signs tokens.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     pub(super) algorithm: Algorithm,
     key: EncodingKey,
     secret: String,
@@ -37,7 +37,7 @@ pub(super) struct Signer {
 
 impl Signer {
     /// Makes a signer with a key that nobody else has.
-    pub(super) fn new(algorithm: Algorithm) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         let (private_der, public_der) = key_pair(algorithm);
         let secret = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>());
         let pem = pem("PRIVATE KEY", &private_der).into_bytes();
@@ -74,12 +74,12 @@ impl Signer {
         jsonwebtoken::encode(&self.header(None), claims, &self.key).unwrap()
     }
 
-    pub(super) fn sign_as(&self, id: &str, claims: &Value) -> String {
+    pub(crate) fn sign_as(&self, id: &str, claims: &Value) -> String {
         jsonwebtoken::encode(&self.header(Some(id)), claims, &self.key).unwrap()
     }
 
     /// The public key as it is published.
-    pub(super) fn jwk(&self, id: &str) -> Value {
+    pub(crate) fn jwk(&self, id: &str) -> Value {
         let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.key, self.header(None).alg).unwrap()).unwrap();
         jwk["kid"] = id.into();
         jwk
