@@ -12,7 +12,7 @@ mod ops;
 mod usage;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, Route, guard,
     http::{Method, header::ALLOW},
     web::{self, ServiceConfig},
 };
@@ -21,7 +21,7 @@ use actors::domain::ErrorCode;
 pub use body::ChatBody;
 pub use desk::{Dependency, Desk, Gate, Readiness, Settings, Slots};
 pub use error::ApiError;
-pub use layer::{label, turn_away};
+pub use layer::{outermost, turn_away};
 pub use usage::class_json;
 
 /// Who may call what: users with a token, admins with one, operators from inside.
@@ -31,14 +31,19 @@ pub fn routes(app: &mut ServiceConfig) {
     app.service(post("/api/hasNotEngine-optimized").route(web::post().to(chat::optimized)))
         .service(post("/api/hasNotEngine").route(web::post().to(chat::optimized)))
         .service(post("/v1/chat/completions").route(web::post().to(chat::completions)))
-        .service(get("/v1/models").route(web::get().to(models::list)))
-        .service(get("/v1/models/{id:.+}").route(web::get().to(models::show)))
-        .service(get("/api/usage").route(web::get().to(usage::show)))
-        .service(get("/api/admin/performance").route(web::get().to(admin::performance)))
-        .service(get("/metrics").route(web::get().to(ops::metrics)))
-        .service(get("/healthz").route(web::get().to(ops::health)))
-        .service(get("/readyz").route(web::get().to(ops::ready)))
+        .service(get("/v1/models").route(reading().to(models::list)))
+        .service(get("/v1/models/{id:.+}").route(reading().to(models::show)))
+        .service(get("/api/usage").route(reading().to(usage::show)))
+        .service(get("/api/admin/performance").route(reading().to(admin::performance)))
+        .service(get("/metrics").route(reading().to(ops::metrics)))
+        .service(get("/healthz").route(reading().to(ops::health)))
+        .service(get("/readyz").route(reading().to(ops::ready)))
         .default_service(web::to(nothing_here));
+}
+
+/// Takes GET, and HEAD, which is GET without the body (RFC 9110, section 9.3.2).
+fn reading() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 async fn nothing_here() -> HttpResponse {
@@ -46,7 +51,7 @@ async fn nothing_here() -> HttpResponse {
 }
 
 async fn only_get(request: HttpRequest) -> HttpResponse {
-    wrong_method(&request, "GET, OPTIONS")
+    wrong_method(&request, "GET, HEAD, OPTIONS")
 }
 
 async fn only_post(request: HttpRequest) -> HttpResponse {

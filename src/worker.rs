@@ -156,7 +156,7 @@ pub fn app(
         .wrap(from_fn(http::turn_away))
         .wrap(cors)
         .wrap(TracingLogger::<RequestSpan>::new())
-        .wrap(from_fn(http::label))
+        .wrap(from_fn(http::outermost))
 }
 
 /// Makes the layer that lets browsers in, as `[server]` says.

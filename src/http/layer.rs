@@ -1,13 +1,16 @@
-//! The layers around the routes: the outermost gives each request its label, the innermost turns requests away while the
-//! process drains.
+//! The layers around the routes: the outermost sees to what holds for every answer, the innermost turns requests away
+//! while the process drains.
 
 use std::rc::Rc;
 
 use actix_web::{
     Error, HttpMessage,
-    body::{EitherBody, MessageBody},
+    body::{self, BoxBody, EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{HeaderName, HeaderValue},
+    http::{
+        Method,
+        header::{HeaderName, HeaderValue},
+    },
     middleware::Next,
 };
 use actors::domain::{ErrorCode, RequestId};
@@ -16,19 +19,29 @@ use super::{desk::Desk, error::ApiError};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Echoes a sane `x-request-id`, or makes one. Whatever else answers, preflights included, does so within.
+/// Echoes a sane `x-request-id`, or makes one, and leaves out the body of what answers HEAD. Whatever else answers,
+/// preflights included, does so within.
+///
+/// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
+/// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
+/// with the body, as it may (RFC 9110, section 8.6).
 ///
 /// # Errors
 /// Those of the layers within.
-pub async fn label<B: MessageBody + 'static>(
+pub async fn outermost<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let is_head = request.method() == Method::HEAD;
     let given = request.headers().get(X_REQUEST_ID).and_then(|label| RequestId::from_client(label.as_bytes()));
     let id = given.unwrap_or_else(RequestId::generate);
     let value = HeaderValue::from_str(id.as_str());
     request.extensions_mut().insert(id);
-    let mut response = next.call(request).await?;
+    let response = next.call(request).await?;
+    let mut response = match is_head {
+        true => response.map_body(|_, _| EitherBody::right(BoxBody::new(body::None::new()))),
+        false => response.map_into_left_body(),
+    };
     if let Ok(value) = value {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
