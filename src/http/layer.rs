@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use actix_cors::CorsError;
 use actix_web::{
     Error, HttpMessage,
     body::{self, BoxBody, EitherBody, MessageBody},
@@ -19,8 +20,8 @@ use super::{desk::Desk, error::ApiError};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Echoes a sane `x-request-id`, or makes one, and leaves out the body of what answers HEAD. Whatever else answers,
-/// preflights included, does so within.
+/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, and refuses preflights in our
+/// shape. Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
 /// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
@@ -38,14 +39,34 @@ pub async fn outermost<B: MessageBody + 'static>(
     let value = HeaderValue::from_str(id.as_str());
     request.extensions_mut().insert(id);
     let response = next.call(request).await?;
-    let mut response = match is_head {
-        true => response.map_body(|_, _| EitherBody::right(BoxBody::new(body::None::new()))),
-        false => response.map_into_left_body(),
+    let mut response = if is_head {
+        response.map_body(|_, _| EitherBody::right(BoxBody::new(body::None::new())))
+    } else if let Some(refusal) = preflight_refusal(&response) {
+        response.into_response(refusal.response()).map_into_right_body()
+    } else {
+        response.map_into_left_body()
     };
     if let Ok(value) = value {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     Ok(response)
+}
+
+/// Says in our shape why a preflight was refused; the layer that lets browsers in says it in plain text.
+fn preflight_refusal<B>(response: &ServiceResponse<B>) -> Option<ApiError> {
+    let refused = response.response().error()?.as_error::<CorsError>()?;
+    let (header, message) = match refused {
+        CorsError::MissingRequestMethod | CorsError::BadRequestMethod | CorsError::MethodNotAllowed => {
+            ("access-control-request-method", "Pages may send GET and POST.")
+        }
+        CorsError::BadRequestHeaders | CorsError::HeadersNotAllowed => {
+            ("access-control-request-headers", "Headers are named as RFC 9110 has it, with commas between them.")
+        }
+        _ => {
+            ("origin", "Pages of this origin may not call; the operator names those that may in `server.cors_origins`.")
+        }
+    };
+    Some(ApiError::field(header, message))
 }
 
 /// Answers 503 `draining` instead of starting anything new. Within the layers that log, and that let browsers read it.

@@ -2,7 +2,7 @@
 
 use hne_load::client::{Request, Response};
 
-use super::{CHAT, NO_TOKEN, post, turned_away, valid};
+use super::{CHAT, NO_TOKEN, about, post, turned_away, valid};
 use crate::harness::app::{Database, TestApp, run};
 
 const HOME: &str = "https://app.example.com";
@@ -84,8 +84,16 @@ fn named_origins_may_call_and_foreign_ones_are_not_let_read() {
             assert_eq!(response.header("access-control-allow-credentials"), Some("true"));
             assert!(list(&response, "vary").iter().any(|name| name == "origin"), "caches keep origins apart");
         }
-        let response = app.anonymous().send(&preflight(CHAT, FOREIGN, "POST")).await.unwrap();
-        assert_eq!(response.header("access-control-allow-origin"), None);
+        let wrong = [
+            ("origin", preflight(CHAT, FOREIGN, "POST")),
+            ("origin", preflight("/nowhere", "null", "GET")),
+            ("access-control-request-method", preflight(CHAT, HOME, "DELETE")),
+        ];
+        for (header, request) in wrong {
+            let response = turned_away(&app.anonymous(), &request, about(header), header).await.response;
+            let allowed = |(name, _): &(String, String)| name.starts_with("access-control-");
+            assert!(!response.headers.iter().any(allowed), "{header}: {:?}", response.headers);
+        }
         // Who isn't a browser may send what it likes as its origin.
         for origin in [FOREIGN, "null", "nonsense"] {
             let mut response = client.send(&post(&valid()).header("origin", origin)).await.unwrap();
