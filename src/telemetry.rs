@@ -7,7 +7,7 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
 };
-use actors::domain::RequestId;
+use actors::domain::{ErrorCode, RequestId};
 use tracing::Span;
 use tracing_actix_web::RootSpanBuilder;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
@@ -58,6 +58,7 @@ impl RootSpanBuilder for RequestSpan {
                     method = %request.method(),
                     path = request.path(),
                     status = response.status().as_u16(),
+                    code = response.response().extensions().get().map(|code: &ErrorCode| code.as_str()),
                 );
             }
             Err(error) => tracing::error!(target: "request", %error, "a request failed"),

@@ -191,7 +191,10 @@ impl ApiError {
         if self.code == ErrorCode::Draining {
             response.force_close();
         }
-        response.body(self.body())
+        let mut response = response.body(self.body());
+        // For the log line.
+        response.extensions_mut().insert(self.code);
+        response
     }
 }
 

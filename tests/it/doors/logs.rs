@@ -110,6 +110,19 @@ fn every_request_has_one_line_and_no_secret_is_in_it() {
         let own: Vec<_> = lines.iter().filter(|line| line["request_id"] == *label).collect();
         assert_eq!(own.len(), 1, "{own:#?}");
     }
+    for (number, code) in [
+        (2, Some("provider_error")),
+        (3, Some("invalid_json")),
+        (4, Some("invalid_api_key")),
+        (5, None),
+        (6, Some("invalid_api_key")),
+        (7, Some("not_found")),
+        (8, Some("method_not_allowed")),
+        (10, None),
+    ] {
+        let line = lines.iter().find(|line| line["request_id"] == format!("label-{number}")).unwrap();
+        assert_eq!(line["code"].as_str(), code, "{line}");
+    }
     let chat = lines.iter().find(|line| line["request_id"] == "label-0").unwrap();
     assert_eq!((&chat["user"], &chat["model"]), (&"ann".into(), &"mock/chat+frames-3".into()), "{chat}");
     for line in &lines {
