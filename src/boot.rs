@@ -1,9 +1,11 @@
 //! From a configuration to a running service, in dependency order, and back.
 //!
-//! Up: connections' thread, database, Redis, report and metrics, registry, accounts and ledger, verifier, listener,
-//! workers. Down: no new requests, listener closed, streams get their grace, then an error frame, ledger flushed,
-//! connections closed.
+//! Up: data folder, connections' thread, database, Redis, report and metrics, registry, accounts and ledger, verifier,
+//! listener, workers, and then what a crash has left ([`Gateway::recover`]). Down: no new requests, listener closed,
+//! streams get their grace, then an error frame, ledger flushed and its journals closed, leases returned, connections
+//! closed.
 
+mod engine;
 mod folder;
 mod listener;
 
@@ -13,17 +15,14 @@ use actix_rt::Arbiter;
 use actix_web::dev::{Server, ServerHandle};
 use actors::{
     auth,
-    domain::Model,
-    ledger::{self, LedgerHandle, UsageLedger},
-    metrics::{Metrics, StoreOp},
-    outcome::Audience,
-    ports::{CatalogSource, Clock, Directory, LedgerStore, SharedCache, StoreError},
-    quota::Accounts,
-    registry::{self, CatalogHandle},
-    stats::{Parts, Stats, StatsHandle},
+    ledger::{LedgerHandle, Owner, Recovered, RecoveryError},
+    metrics::Metrics,
+    ports::{Clock, Directory, LedgerStore, SharedCache, StoreError},
 };
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use self::engine::{Engine, audience};
 use crate::{
     cache,
     clock::StoreClock,
@@ -31,13 +30,12 @@ use crate::{
     http::{Gate, Settings, Slots},
     io::IoThread,
     store::{InstanceLock, ModelSpec, Store},
-    token::{AwcFetch, SetupError, Verifier},
+    token::SetupError,
     upstream::UpstreamConfigError,
-    vitals::ProcessVitals,
     worker::Shared,
 };
 
-pub use folder::prepare_folder;
+pub use folder::{DataFolder, prepare_folder};
 
 /// Why the service can't start. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +69,12 @@ impl From<UpstreamConfigError> for BootError {
     }
 }
 
+impl From<RecoveryError> for BootError {
+    fn from(error: RecoveryError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl From<io::Error> for BootError {
     fn from(error: io::Error) -> Self {
         Self::Internal(error.to_string())
@@ -90,7 +94,8 @@ pub struct Gateway {
     arbiters: Vec<Arbiter>,
     /// Connections end with this thread, so it is dropped last.
     _io: IoThread,
-    _instance: InstanceLock,
+    _database: InstanceLock,
+    _folder: DataFolder,
 }
 
 /// Takes the process's one TLS implementation. Both may be in the tree, and a client built before this call panics.
@@ -100,23 +105,19 @@ pub fn install_crypto() {
 }
 
 impl Gateway {
-    /// Starts the service and returns when it takes requests.
+    /// Starts the service and returns when it can be asked; it takes requests after [`Gateway::recover`].
     ///
     /// # Errors
     /// [`BootError`]: nothing runs then, and no port is bound.
     pub async fn start(config: Config) -> Result<(Self, Server), BootError> {
         install_crypto();
+        let folder = DataFolder::claim(&config.data_dir)?;
         let io = IoThread::start()?;
-        let store = Store::connect(&config.database, &io.handle()).await;
-        let store = store.map_err(|error| match error {
-            StoreError::Refused(why) => BootError::Config(why),
-            away => away.into(),
-        })?;
-        let instance = store.claim_single_instance()?;
-        store.migrate().await?;
-        store.sync_configured_models(configured_models(&config)).await?;
+        let (store, database) = open_store(&config, &io).await?;
         let clock = Arc::new(StoreClock::new());
-        sync_clock(&clock, &store).await?;
+        let process = Uuid::new_v4();
+        let asked = clock.now();
+        clock.set(store.enroll(folder.instance, process).await?, asked);
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), clock.wall());
         let metrics = metrics.map_err(|error| BootError::Internal(error.to_string()))?;
         let cache = open_cache(&config, &store, &io, &clock, &metrics).await?;
@@ -127,7 +128,8 @@ impl Gateway {
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
         let catalog = engine.registry(&metrics).await?;
-        let (accounts, ledger) = engine.ledger(&catalog, &metrics);
+        let owner = Owner { store: store.identity().await?, instance: folder.instance };
+        let (accounts, ledger) = engine.ledger(&catalog, &metrics, (owner, process))?;
         let stats = engine.stats(&slots, &ledger, &metrics);
         let verifier = engine.verifier(&metrics).await?;
         let arbiters = engine.arbiters;
@@ -172,7 +174,8 @@ impl Gateway {
             ledger,
             arbiters,
             _io: io,
-            _instance: instance,
+            _database: database,
+            _folder: folder,
         };
         Ok((service, server))
     }
@@ -195,6 +198,20 @@ impl Gateway {
         &self.config
     }
 
+    /// Brings into the books what processes before this one have left in the data folder; then requests are taken.
+    /// Until then they are answered 503. Needs the server to run.
+    ///
+    /// # Errors
+    /// [`BootError`]: what was left can't be brought into these books; nothing is served.
+    pub async fn recover(&self) -> Result<Recovered, BootError> {
+        let recovered = self.ledger.ask_recover().await?;
+        if recovered.journals > 0 {
+            tracing::info!(recovered.journals, recovered.postings, "recovered what a crash has left");
+        }
+        self.gate.open();
+        Ok(recovered)
+    }
+
     /// Shuts down: new requests are turned away at once, running ones get their grace. Returns how many postings could
     /// not be brought into the store: 0 unless it is away.
     pub async fn stop(self) -> usize {
@@ -212,9 +229,11 @@ impl Gateway {
                 stopped.await;
             }
         }
-        let left = self.ledger.ask_flush(times.flush_timeout).await;
+        let left = self.ledger.ask_close(times.flush_timeout).await;
         if left > 0 {
-            tracing::error!(postings = left, "usage could not be brought into the database");
+            tracing::warn!(postings = left, "usage could not be brought into the database; the journal has it");
+        } else {
+            self.ledger.ask_return_leases(times.flush_timeout).await;
         }
         for arbiter in &self.arbiters {
             arbiter.stop();
@@ -223,123 +242,17 @@ impl Gateway {
     }
 }
 
-/// The actors that are there once in the process, each on a thread of its own.
-struct Engine<'a> {
-    config: &'a Arc<Config>,
-    store: &'a Store,
-    cache: &'a Arc<dyn SharedCache>,
-    clock: &'a Arc<StoreClock>,
-    arbiters: Vec<Arbiter>,
-}
-
-impl Engine<'_> {
-    fn thread(&mut self) -> actix_rt::ArbiterHandle {
-        let arbiter = Arbiter::new();
-        let handle = arbiter.handle();
-        self.arbiters.push(arbiter);
-        handle
-    }
-
-    fn clock(&self) -> Arc<dyn Clock> {
-        Arc::clone(self.clock) as Arc<dyn Clock>
-    }
-
-    async fn registry(&mut self, metrics: &Metrics) -> Result<CatalogHandle, BootError> {
-        let configured = Arc::clone(self.config);
-        let keep = move |model: &Model| {
-            let usable = configured.providers.contains_key(&*model.provider);
-            let simulated = model.id.as_str().starts_with("sim/");
-            usable && (!simulated || configured.is_simulated())
-        };
-        let pass_through = self.config.pass_through_provider().map(|provider| registry::PassThroughTo {
-            provider: provider.into(),
-            class: self.config.models.pass_through_class.as_str().into(),
-        });
-        let ports = registry::Ports {
-            catalog: Arc::new(self.store.clone()) as Arc<dyn CatalogSource>,
-            directory: Arc::new(self.store.clone()) as Arc<dyn Directory>,
-            metrics: metrics.clone(),
-            clock: self.clock(),
-        };
-        let config = registry::Config { keep: Arc::new(keep), pass_through };
-        let catalog = CatalogHandle::start(&self.thread(), config, ports);
-        catalog.ask_ready().await?;
-        Ok(catalog)
-    }
-
-    fn ledger(&mut self, catalog: &CatalogHandle, metrics: &Metrics) -> (Arc<Accounts>, LedgerHandle) {
-        let store: Arc<dyn LedgerStore> = Arc::new(self.store.clone());
-        let max_accounts = self.config.quota.max_accounts;
-        let accounts = Arc::new(Accounts::new(Arc::clone(&store), max_accounts, self.clock.now()));
-        let ports = ledger::Ports {
-            store,
-            accounts: Arc::clone(&accounts),
-            cache: Arc::clone(self.cache),
-            catalog: catalog.clone(),
-            metrics: metrics.clone(),
-            clock: self.clock(),
-        };
-        let ledger = UsageLedger::start(self.config.ledger.clone(), ports, &self.thread());
-        (accounts, ledger)
-    }
-
-    fn stats(&mut self, slots: &Arc<Slots>, ledger: &LedgerHandle, metrics: &Metrics) -> StatsHandle {
-        let vitals = ProcessVitals {
-            store: self.store.clone(),
-            slots: Arc::clone(slots),
-            ledger: ledger.clone(),
-            clock: self.clock(),
-        };
-        let memory_limit = self.config.server.memory_limit_mb * 1_000_000;
-        let parts = Parts { clock: self.clock(), vitals: Arc::new(vitals), metrics: metrics.clone(), memory_limit };
-        let stats = Stats::start(&self.thread(), &self.config.alerts, parts);
-        let observer = (stats.clone(), metrics.clone());
-        self.store.observe(Box::new(move |op, took, ok| {
-            let (stats, metrics) = &observer;
-            stats.post_database(took, ok);
-            metrics.store_called(store_op(op), ok, took);
-        }));
-        stats
-    }
-
-    async fn verifier(&mut self, metrics: &Metrics) -> Result<Verifier, BootError> {
-        let fetch = Arc::new(AwcFetch::new(self.thread()));
-        let verifier = Verifier::new(&self.config.auth.jwt, fetch, self.clock(), metrics)?;
-        verifier.warm_up().await;
-        Ok(verifier)
-    }
-}
-
-/// Tells report and metrics of every finished request.
-fn audience(stats: &StatsHandle, metrics: &Metrics) -> Audience {
-    let (stats, metrics) = (stats.clone(), metrics.clone());
-    Arc::new(move |finished| {
-        metrics.request_finished(finished);
-        stats.post_request(*finished);
-    })
-}
-
-/// Sorts the store's calls under the metrics' names.
-fn store_op(op: &str) -> StoreOp {
-    match op {
-        "user.find" => StoreOp::Caller,
-        "user.provision" => StoreOp::Provision,
-        "key.find" => StoreOp::Key,
-        "key.touch" => StoreOp::TouchKeys,
-        "token.revoked" => StoreOp::RevokedTokens,
-        "changes" | "changes.recent" => StoreOp::Changes,
-        "catalog" => StoreOp::Catalog,
-        "ledger.apply" => StoreOp::Apply,
-        "ledger.cursors" => StoreOp::Cursors,
-        "ledger.totals" => StoreOp::Totals,
-        _ => StoreOp::Other,
-    }
-}
-
-async fn sync_clock(clock: &StoreClock, store: &Store) -> Result<(), BootError> {
-    let asked = clock.now();
-    clock.set(LedgerStore::now(store).await?, asked);
-    Ok(())
+/// Opens the database and brings it up to date.
+async fn open_store(config: &Config, io: &IoThread) -> Result<(Store, InstanceLock), BootError> {
+    let store = Store::connect(&config.database, &io.handle()).await;
+    let store = store.map_err(|error| match error {
+        StoreError::Refused(why) => BootError::Config(why),
+        away => away.into(),
+    })?;
+    let lock = store.claim_single_instance()?;
+    store.migrate().await?;
+    store.sync_configured_models(configured_models(config)).await?;
+    Ok((store, lock))
 }
 
 /// Opens the shared cache. Where one is configured, it must answer: a mistyped URL is found out at start, not by slow

@@ -68,7 +68,7 @@ enum Command {
     /// Shows what users have used.
     #[command(subcommand)]
     Usage(usage::Command),
-    /// Proves the books.
+    /// Proves, shows and corrects the books.
     #[command(subcommand)]
     Ledger(ledger::Command),
 }

@@ -66,6 +66,8 @@ pub struct Config {
     pub stream: actors::stream::Config,
     /// How usage is booked.
     pub ledger: actors::ledger::Config,
+    /// How journals are kept.
+    pub journal: actors::ledger::JournalConfig,
     /// Where users, plans, models and usage are kept.
     pub database: store::Config,
     /// The cache that instances share.
@@ -130,6 +132,7 @@ impl Config {
         let quota = layers.section(&["quota"]);
         let stream = layers.section(&["stream"]);
         let ledger = layers.section(&["ledger"]);
+        let journal = layers.section(&["journal"]);
         let database: Option<store::Config> = layers.section(&["database"]);
         let redis = layers.section(&["redis"]);
         let providers = providers::read(layers, profile?);
@@ -148,6 +151,7 @@ impl Config {
             quota: quota?,
             stream: stream?,
             ledger: ledger?,
+            journal: journal?,
             database,
             redis: redis?,
             models: models?,
@@ -168,6 +172,7 @@ impl Config {
         engine::check_quota(&self.quota, problems);
         engine::check_stream(&self.stream, problems);
         engine::check_ledger(&self.ledger, problems);
+        engine::check_journal(&self.journal, problems);
         database::check_database(&self.database, problems);
         database::check_redis(&self.redis, problems);
         self.models.check(problems);

@@ -7,18 +7,24 @@
 //! Invariants:
 //! - Connections are opened and driven on an [`IoThread`](crate::io::IoThread). Every call runs there to its end,
 //!   whoever called it and whether or not they still wait.
-//! - Every write is one transaction. All but the ledger's and the noting of keys' last use begin by taking the next
-//!   change number (`changes`), so they follow one another and can't deadlock; the ledger locks its rows in the order
-//!   of their keys.
+//! - Every write is one transaction, and takes its locks in this order, so that none waits in a circle: the change
+//!   counter, instances and journals, totals, leases; within a table in the order of the keys. Administration, recalls
+//!   and corrections begin with the change counter, so they follow one another; batches, exchanges and heartbeats never
+//!   take it. A lease is only written under the lock of its total: nobody ever waits for a lease. What is dropped
+//!   without that lock (leases of windows long ended) is skipped where somebody has it.
 //! - No error and no `Debug` output holds a password.
 //!
 //! Limits: `pool_max` connections, `connect_timeout` for one to come free, `statement_timeout` for a call.
 
 mod catalog;
 mod changes;
+mod corrections;
 mod directory;
 mod fault;
+mod inspection;
+mod instances;
 mod keys;
+mod leases;
 mod ledger;
 mod link;
 mod migrate;
@@ -26,6 +32,7 @@ mod models;
 mod plans;
 mod pool;
 mod postgres;
+mod prune;
 mod schema;
 mod sql;
 mod sqlite;
@@ -41,9 +48,9 @@ use std::{
     time::Duration,
 };
 
-use actors::ports::StoreError;
 #[cfg(doc)]
 use actors::ports::{CatalogSource, Directory, LedgerStore};
+use actors::{domain::Timestamp, ports::StoreError};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -58,6 +65,9 @@ use self::{
 use crate::{io::IoHandle, values};
 
 pub use self::{
+    corrections::Correction,
+    inspection::{Inspection, InstanceRow, JournalRow, LeaseRow},
+    instances::WriteOff,
     keys::{KeyRow, NewKey},
     models::{ModelSpec, Origin},
     plans::PlanLine,
@@ -197,6 +207,14 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.read("ping", async |link| Ok(link.execute(sql::sql!("SELECT 1")).await?)).await?;
         Ok(())
+    }
+
+    /// Returns the database's clock.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        Ok(Timestamp(self.read("now", async |link| Ok(link.now().await?)).await?))
     }
 
     /// Returns the id that the store was given at its first migration. Journals belong to it.

@@ -125,6 +125,9 @@ impl Readiness for Dependencies {
             let lag = self.shared.ledger.lag(self.shared.clock.wall());
             let message = format!("{} postings wait, the oldest for {:?}", lag.rows, lag.age);
             all.push(Dependency { name: "ledger", ok: lag.age < second * 5, required: false, message });
+            let trouble = self.shared.ledger.trouble();
+            let message = trouble.clone().unwrap_or_else(|| "takes records".to_owned());
+            all.push(Dependency { name: "journal", ok: trouble.is_none(), required: true, message });
             for (name, provider) in &self.shared.config.providers {
                 let message = match provider {
                     Provider::Http(_) => format!("{name} is asked over HTTP"),

@@ -11,7 +11,7 @@ mod identity;
 mod posting;
 mod window;
 
-pub use amounts::{Amounts, Nanodollars, Price, Usage};
+pub use amounts::{Amounts, Nanodollars, Portion, Price, Usage};
 pub use catalog::{Catalog, CatalogRows, Class, Limits, Model, PassThrough, Plan, PlanLimit};
 pub use code::ErrorCode;
 pub use finished::{Finished, Timings};

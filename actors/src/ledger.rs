@@ -1,39 +1,59 @@
 //! UsageLedger: brings postings into the store.
 //!
-//! Workers write to their [`Books`]: `open` claims the space of a posting before a provider is contacted, `settle`
-//! fills it. The actor, once in the process on a thread of its own, brings what was settled into the store, in order,
-//! in batches that carry a cursor for each book: the store applies a batch only where it starts, so that a retry after
-//! an unknown commit can't count twice.
+//! Workers write to their [`Books`]: `open` records in the worker's [`journal`] that a request is admitted before a
+//! provider is contacted, `settle` records what it used before the client is handed the end of its answer. The actor,
+//! once in the process on a thread of its own, reads the journals' files and brings what was settled into the store, in
+//! order, in batches that carry a cursor for each journal: the store applies a batch only where it starts, so that a
+//! retry after an unknown commit can't count twice. At the start it drains what a crash has left ([`recovery`]).
 //!
-//! Limits: at most `max_pending` postings wait or are promised, over all books; beyond them `open` refuses. One batch
-//! in flight, of at most `flush_postings`.
+//! Since it sees what has reached the store, and has the time, it also looks after leases that nobody asks for (see
+//! [`crate::quota`]): those that are idle, recalled, or due for the next window.
+//!
+//! Limits: one batch in flight, of at most `flush_postings`; journals of at most `max_bytes`, beyond which `open`
+//! refuses. Memory doesn't grow while the store is away.
 
 mod books;
 mod flush;
+mod handle;
+mod journal;
+mod recovery;
+mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
+    io,
+    path::PathBuf,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use actix::{
-    Actor, ActorFutureExt, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message, WrapFuture, fut::wrap_future,
+    Actor, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture,
+    fut::wrap_future,
 };
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
-pub use books::{Books, Entry, Shelf};
+pub use books::{Books, Entry, Receipt};
+pub use handle::{Lag, LedgerHandle, Recovered};
+pub use journal::{Owner, writer::Unwritten};
+pub use recovery::RecoveryError;
+pub use shelf::{Fsync, JournalConfig, Shelf};
 
 use crate::{
-    domain::{ClassId, Timestamp},
+    domain::{ClassId, Posting, Timestamp},
     metrics::{ClassMetrics, Metrics},
-    ports::{Batch, Clock, LedgerStore, SharedCache},
+    ports::{Clock, Heartbeat, LedgerStore, SharedCache, StoreError},
     quota::{Account, Accounts},
     registry::CatalogHandle,
 };
-use flush::FlushError;
-pub(crate) use flush::Flusher;
+pub(crate) use flush::{FlushError, Flusher, Landed};
+use handle::{Flush, Recover, ReturnLeases};
 
 /// How usage is booked: `[ledger]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -44,71 +64,14 @@ pub struct Config {
     pub flush_interval: Duration,
     /// So many postings are brought at once, and at once.
     pub flush_postings: usize,
-    /// The most postings that wait, those of running requests included; beyond them new requests are refused.
-    pub max_pending: usize,
 }
 
 /// The longest pause between two attempts while the store is away.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-
-/// How others speak to the ledger.
-#[derive(Debug, Clone)]
-pub struct LedgerHandle {
-    addr: Addr<UsageLedger>,
-    shelf: Arc<Shelf>,
-}
-
-/// How far the store is behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lag {
-    /// Postings that haven't reached the store.
-    pub rows: usize,
-    /// The age of the oldest of them.
-    pub age: Duration,
-}
-
-impl LedgerHandle {
-    /// Returns how far the store is behind.
-    #[must_use]
-    pub fn lag(&self, now: Timestamp) -> Lag {
-        let age = self.shelf.lag_since().map_or(Duration::ZERO, |since| now.since(since));
-        Lag { rows: self.shelf.lag_rows(), age }
-    }
-
-    /// Returns how many admitted requests haven't ended.
-    #[must_use]
-    pub fn open_entries(&self) -> usize {
-        self.shelf.open_entries()
-    }
-
-    /// Opens a fresh book for a worker.
-    #[must_use]
-    pub fn open_books(&self) -> Books {
-        self.shelf.open_books()
-    }
-
-    /// Brings everything that was settled into the store, waiting at most `deadline`. Returns how many postings are
-    /// left: 0 unless the store was away.
-    pub async fn ask_flush(&self, deadline: Duration) -> usize {
-        let done = async {
-            match self.addr.send(Flush).await {
-                Ok(done) => done.await.is_ok(),
-                Err(_closed) => false,
-            }
-        };
-        match tokio::time::timeout(deadline, done).await {
-            Ok(true) => 0,
-            _ => self.shelf.lag_rows(),
-        }
-    }
-}
-
-/// Asks to be told when nothing waits any more.
-struct Flush;
-
-impl Message for Flush {
-    type Result = oneshot::Receiver<()>;
-}
+/// How often the store is told that this instance lives.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How often leases are looked after.
+const TEND: Duration = Duration::from_millis(500);
 
 /// What the ledger works with.
 pub struct Ports {
@@ -118,47 +81,100 @@ pub struct Ports {
     pub accounts: Arc<Accounts>,
     /// Where snapshots of usage go.
     pub cache: Arc<dyn SharedCache>,
-    /// The names of classes.
+    /// The names of classes, and what was recalled.
     pub catalog: CatalogHandle,
     /// What is counted.
     pub metrics: Metrics,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Told the store's time of day, and when it was asked.
+    pub set_clock: Arc<dyn Fn(Timestamp, Instant) + Send + Sync>,
+}
+
+/// Where and whose the journals are.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// How they are kept.
+    pub journal: JournalConfig,
+    /// The folder of all stores' journals.
+    pub folder: PathBuf,
+    /// The store and the instance.
+    pub owner: Owner,
+    /// This process's own id, under which the instance was enrolled.
+    pub process: Uuid,
+}
+
+type Recovery = Result<Recovered, RecoveryError>;
+
+/// Counts what has reached the store.
+struct Tally {
+    catalog: CatalogHandle,
+    metrics: Metrics,
+    classes: HashMap<ClassId, ClassMetrics>,
+}
+
+impl Tally {
+    fn count(&mut self, postings: &[Posting]) {
+        for posting in postings {
+            let class = self.classes.entry(posting.class).or_insert_with(|| {
+                let catalog = self.catalog.current();
+                self.metrics.class(catalog.class_name(posting.class))
+            });
+            class.posted(posting.outcome, posting.estimated, &posting.amounts);
+        }
+    }
 }
 
 /// The actor.
 pub struct UsageLedger {
     config: Config,
     ports: Ports,
+    place: Place,
     shelf: Arc<Shelf>,
-    /// What is counted for each class.
-    classes: HashMap<ClassId, ClassMetrics>,
+    tally: Rc<RefCell<Tally>>,
     /// Away while a batch is in flight.
     flusher: Option<Flusher>,
     not_before: Instant,
     backoff: Duration,
     waiting: Vec<oneshot::Sender<()>>,
+    /// Asked to recover, and not yet about it.
+    recovering: Option<oneshot::Sender<Recovery>>,
+    /// When another process was last found to have taken the identity.
+    usurped_at: Option<Instant>,
+    /// Counts looks at leases.
+    turn: usize,
 }
 
 impl UsageLedger {
     /// Starts the ledger on a thread of its own.
-    #[must_use]
-    pub fn start(config: Config, ports: Ports, arbiter: &ArbiterHandle) -> LedgerHandle {
-        let shelf = Shelf::new(config.max_pending, config.flush_postings);
+    ///
+    /// # Errors
+    /// The journals' folder can't be made.
+    pub fn start(config: Config, place: Place, ports: Ports, arbiter: &ArbiterHandle) -> io::Result<LedgerHandle> {
+        let clock = Arc::clone(&ports.clock);
+        let shelf =
+            Shelf::new(place.journal.clone(), &place.folder, place.owner, config.flush_postings, Arc::clone(&clock))?;
         let flusher = Flusher::new(Arc::clone(&shelf), Arc::clone(&ports.store));
-        let not_before = ports.clock.now();
         let books = Arc::clone(&shelf);
         let addr = Self::start_in_arbiter(arbiter, move |_| Self {
             config,
+            tally: Rc::new(RefCell::new(Tally {
+                catalog: ports.catalog.clone(),
+                metrics: ports.metrics.clone(),
+                classes: HashMap::new(),
+            })),
             ports,
+            place,
             shelf: books,
-            classes: HashMap::new(),
             flusher: Some(flusher),
-            not_before,
+            not_before: clock.now(),
             backoff: Duration::ZERO,
             waiting: Vec::new(),
+            recovering: None,
+            usurped_at: None,
+            turn: 0,
         });
-        LedgerHandle { addr, shelf }
+        Ok(LedgerHandle { addr, shelf })
     }
 
     /// Starts bringing a batch into the store, unless one is on its way or the store needs a rest.
@@ -167,26 +183,53 @@ impl UsageLedger {
             return;
         }
         let Some(mut flusher) = self.flusher.take() else { return };
+        if let Some(asked) = self.recovering.take() {
+            return self.recover(flusher, asked, ctx);
+        }
         let started = self.ports.clock.now();
+        if !self.waiting.is_empty() {
+            flusher.sync();
+        }
         let flight = async move {
             let result = flusher.flush().await;
             (flusher, result)
         };
-        ctx.spawn(flight.into_actor(self).map(move |(flusher, result), ledger, ctx| {
+        ctx.spawn(flight.into_actor(self).map(move |(mut flusher, result), ledger, ctx| {
             let took = ledger.ports.clock.now().saturating_duration_since(started);
-            let under_way = flusher.under_way();
+            let (under_way, done) = (flusher.under_way(), flusher.is_done());
+            if flusher.take_restored() {
+                ledger.ports.accounts.forget_leases();
+            }
             ledger.flusher = Some(flusher);
+            if ledger.recovering.is_some() {
+                ledger.fly(ctx);
+            }
             match result {
-                Ok(None) => ledger.nothing_waits(),
-                Ok(Some(batch)) => {
-                    ledger.ports.metrics.flushed(true, batch.postings.len(), took);
-                    ledger.landed(&batch, ctx);
+                Ok(None) if done => ledger.nothing_waits(),
+                Ok(None) => {}
+                Ok(Some(landed)) => {
+                    ledger.ports.metrics.flushed(true, landed.batch.postings.len(), took);
+                    ledger.landed(&landed, ctx);
                 }
                 Err(error) => {
                     ledger.ports.metrics.flushed(false, under_way, took);
                     ledger.rest(&error);
                 }
             }
+        }));
+    }
+
+    /// Drains what processes before this one have left, before anything else is flushed.
+    fn recover(&self, mut flusher: Flusher, asked: oneshot::Sender<Recovery>, ctx: &mut Context<Self>) {
+        let tally = Rc::clone(&self.tally);
+        let recovery = async move {
+            let result = recover(&mut flusher, &tally).await;
+            (flusher, result)
+        };
+        ctx.spawn(recovery.into_actor(self).map(|(flusher, result), ledger, _| {
+            ledger.flusher = Some(flusher);
+            // Whoever left needs no answer.
+            let _left = asked.send(result).is_err();
         }));
     }
 
@@ -197,11 +240,11 @@ impl UsageLedger {
         }
     }
 
-    fn landed(&mut self, batch: &Batch, ctx: &mut Context<Self>) {
+    fn landed(&mut self, landed: &Landed, ctx: &mut Context<Self>) {
         self.backoff = Duration::ZERO;
-        self.count(batch);
-        self.tell(batch);
-        if batch.postings.len() >= self.config.flush_postings || !self.waiting.is_empty() {
+        self.tally.borrow_mut().count(&landed.batch.postings);
+        self.tell(landed);
+        if landed.batch.postings.len() >= self.config.flush_postings || !self.waiting.is_empty() {
             self.fly(ctx);
         }
     }
@@ -213,25 +256,15 @@ impl UsageLedger {
         tracing::warn!(target: "ledger", %error, rows = self.shelf.lag_rows(), "postings wait for the store");
     }
 
-    fn count(&mut self, batch: &Batch) {
-        for posting in &batch.postings {
-            let class = self.classes.entry(posting.class).or_insert_with(|| {
-                let catalog = self.ports.catalog.current();
-                self.ports.metrics.class(catalog.class_name(posting.class))
-            });
-            class.posted(posting.outcome, posting.estimated, &posting.amounts);
-        }
-    }
-
     /// Tells accounts and the shared cache what has reached the store.
-    fn tell(&self, batch: &Batch) {
-        let mut users = BTreeMap::new();
-        for posting in &batch.postings {
-            *users.entry(posting.user).or_insert(0) += 1;
+    fn tell(&self, landed: &Landed) {
+        let mut users = BTreeMap::<_, Vec<&Posting>>::new();
+        for posting in landed.news() {
+            users.entry(posting.user).or_default().push(posting);
         }
         let catalog = self.ports.catalog.current();
         for (user, postings) in users {
-            let Some((id, accounts)) = self.ports.accounts.post_flushed(user, postings) else { continue };
+            let Some((id, accounts)) = self.ports.accounts.post_flushed(user, &postings) else { continue };
             let class = |(class, account): &(ClassId, Account)| {
                 serde_json::json!({
                     "class": catalog.class_name(*class),
@@ -255,6 +288,49 @@ impl UsageLedger {
             ledger.listen(ctx);
         }));
     }
+
+    /// Obeys recalls as they come.
+    fn obey(&self, ctx: &mut Context<Self>) {
+        let feed = Arc::clone(self.ports.catalog.feed());
+        let recalled = wrap_future::<_, Self>(async move { feed.recalled().await });
+        ctx.spawn(recalled.map(|(), ledger, ctx| {
+            let recalls = ledger.ports.catalog.feed().take_recalls();
+            ledger.ports.accounts.obey(&recalls, ledger.ports.clock.now());
+            ledger.obey(ctx);
+        }));
+    }
+
+    fn beat(&self, ctx: &mut Context<Self>) {
+        let (store, owner, process) = (Arc::clone(&self.ports.store), self.place.owner, self.place.process);
+        let asked = self.ports.clock.now();
+        let beat = async move { store.heartbeat(owner.instance, process).await };
+        ctx.spawn(beat.into_actor(self).map(move |answer, ledger, ctx| ledger.heard(answer, asked, ctx)));
+    }
+
+    fn heard(&mut self, answer: Result<Heartbeat, StoreError>, asked: Instant, ctx: &mut Context<Self>) {
+        // Where the store is away, flushes say so.
+        let Ok(heartbeat) = answer else { return };
+        (self.ports.set_clock)(heartbeat.now, asked);
+        if heartbeat.ours && !heartbeat.written_off {
+            return;
+        }
+        // Leases may have been lent to others since.
+        self.ports.accounts.forget_leases();
+        let now = self.ports.clock.now();
+        let again = |at: Instant| now.saturating_duration_since(at) < HEARTBEAT * 12;
+        if !heartbeat.ours && self.usurped_at.replace(now).is_some_and(again) {
+            self.shelf.stop("another process runs with the identity of this data folder, from a copy of it".into());
+            return;
+        }
+        tracing::warn!(heartbeat.ours, heartbeat.written_off, "this instance enrolls anew");
+        let (store, owner, process) = (Arc::clone(&self.ports.store), self.place.owner, self.place.process);
+        let enroll = async move { store.enroll(owner.instance, process).await };
+        ctx.spawn(enroll.into_actor(self).map(|enrolled, _, _| {
+            if let Err(error) = enrolled {
+                tracing::warn!(%error, "not enrolled");
+            }
+        }));
+    }
 }
 
 impl Actor for UsageLedger {
@@ -262,7 +338,14 @@ impl Actor for UsageLedger {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.run_interval(self.config.flush_interval, |ledger, ctx| ledger.fly(ctx));
+        ctx.run_interval(HEARTBEAT, |ledger, ctx| ledger.beat(ctx));
+        ctx.run_interval(TEND, |ledger, _| {
+            ledger.turn = ledger.turn.wrapping_add(1);
+            ledger.ports.accounts.tend(ledger.turn, ledger.ports.clock.now(), ledger.ports.clock.wall());
+        });
+        ctx.spawn(Arc::clone(&self.ports.accounts).carry().into_actor(self));
         self.listen(ctx);
+        self.obey(ctx);
     }
 }
 
@@ -276,5 +359,41 @@ impl Handler<Flush> for UsageLedger {
         self.not_before = self.ports.clock.now();
         self.fly(ctx);
         actix::MessageResult(done)
+    }
+}
+
+impl Handler<Recover> for UsageLedger {
+    type Result = actix::MessageResult<Recover>;
+
+    fn handle(&mut self, _: Recover, ctx: &mut Context<Self>) -> Self::Result {
+        let (sender, done) = oneshot::channel();
+        self.recovering = Some(sender);
+        self.fly(ctx);
+        actix::MessageResult(done)
+    }
+}
+
+/// Drains what was left.
+async fn recover(flusher: &mut Flusher, tally: &RefCell<Tally>) -> Recovery {
+    let mut recovered = Recovered { journals: flusher.recover().await?, postings: 0 };
+    loop {
+        let landed = flusher.flush().await.map_err(|error| match error {
+            FlushError::Store(error) => RecoveryError::Store(error),
+            FlushError::Recovery(error) => error,
+            ahead @ FlushError::Ahead { .. } => RecoveryError::Journal(ahead.to_string()),
+        })?;
+        let Some(landed) = landed else { return Ok(recovered) };
+        recovered.postings += landed.batch.postings.len();
+        tally.borrow_mut().count(&landed.batch.postings);
+    }
+}
+
+impl Handler<ReturnLeases> for UsageLedger {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: ReturnLeases, _: &mut Context<Self>) -> Self::Result {
+        self.ports.accounts.return_all();
+        let accounts = Arc::clone(&self.ports.accounts);
+        Box::pin(async move { accounts.settle_all_exchanges().await }.into_actor(self))
     }
 }

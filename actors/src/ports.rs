@@ -5,21 +5,23 @@
 //! Every method may be called from any worker; every future may be dropped at any point, and what it had started is
 //! then either done completely or not at all.
 
+mod books;
+
 use std::{
     fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use crate::domain::{CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId};
 use bytes::Bytes;
 use futures_util::{
     future::{BoxFuture, LocalBoxFuture},
     stream::LocalBoxStream,
 };
-use uuid::Uuid;
 
-use crate::domain::{
-    AccountKey, Amounts, CallerRecord, CatalogRows, Claims, Posting, RequestId, Timestamp, TokenHash, UserId, Window,
+pub use books::{
+    ApplyError, Batch, CursorMove, Heartbeat, JournalCursor, LeaseAnswer, LeaseAsk, LeaseKey, LedgerStore, Recall,
 };
 
 /// Where time comes from. The only place that reads the machine's clocks.
@@ -102,6 +104,9 @@ pub enum Change {
     Token(TokenHash, Timestamp),
     /// Models, classes, plans or limits changed.
     Catalog,
+    /// An instance is asked to return what it doesn't need of a lease, or to forget what it knows of an account whose
+    /// totals were corrected.
+    Recall(Recall),
 }
 
 /// Changes in the order in which they were committed.
@@ -145,57 +150,6 @@ pub trait CatalogSource: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     fn catalog(&self) -> BoxFuture<'_, Result<CatalogRows, StoreError>>;
-}
-
-/// How far the postings of one journal have been applied: from `from` up to, not including, `to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CursorMove {
-    /// The journal.
-    pub journal: Uuid,
-    /// Where the store must stand for this batch to be applied; 0 where it knows no such journal.
-    pub from: u64,
-    /// Where it stands afterwards.
-    pub to: u64,
-}
-
-/// Postings to be applied in one transaction, with the cursors that make a second try harmless.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Batch {
-    /// One for each journal that the postings are from.
-    pub cursors: Vec<CursorMove>,
-    /// The rows.
-    pub postings: Vec<Posting>,
-}
-
-/// Why a batch was not applied, or perhaps not.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
-    /// Nothing was applied: the store stands elsewhere than the batch starts.
-    #[error("journal {journal} stands at {found}, not at the batch's start")]
-    CursorElsewhere {
-        /// The journal.
-        journal: Uuid,
-        /// Where the store stands.
-        found: u64,
-    },
-    /// Nothing was applied, or all of it: read the cursors to learn which.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// The books.
-pub trait LedgerStore: Send + Sync {
-    /// Applies totals (`used = used + delta`, for the day and the month), rows and cursors: all or nothing.
-    ///
-    /// # Errors
-    /// [`ApplyError`].
-    fn apply(&self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), ApplyError>>;
-    /// Returns how far each of these journals has been applied; 0 for one that is unknown.
-    fn cursors<'a>(&'a self, journals: &'a [Uuid]) -> BoxFuture<'a, Result<Vec<u64>, StoreError>>;
-    /// Returns what was used, in the order asked; zero where nothing was. One statement for all.
-    fn totals<'a>(&'a self, accounts: &'a [(AccountKey, Window)]) -> BoxFuture<'a, Result<Vec<Amounts>, StoreError>>;
-    /// Returns the store's clock, which decides windows.
-    fn now(&self) -> BoxFuture<'_, Result<Timestamp, StoreError>>;
 }
 
 /// What to open at a provider.

@@ -1,15 +1,22 @@
 //! QuotaGate: whether a caller may go on.
 //!
 //! One on each worker thread, asked by that thread's handlers. The gates share the [`Accounts`] themselves, a few
-//! integers behind a lock for each user, so that limits are exact over all workers; deciding about a warm account costs
-//! no I/O. An admitted request gets a [`Permit`] (its place among the user's running streams) and a [`Reservation`]
-//! (its share of the limits and of the books).
+//! integers behind a lock for each user, so that limits are exact over all workers. An admitted request gets a
+//! [`Permit`] (its place among the user's running streams) and a [`Reservation`] (its share of the limits and of the
+//! journal).
 //!
-//! Limits: mailbox 1,024 for each gate; `max_accounts` users in memory; one read of cold accounts in flight, of at
-//! most 1,000 accounts at a time.
+//! Several instances share a limit through leases: parts of it that the store lends to one of them ([`lending`]). A
+//! warm account is decided about from its lease, which costs no I/O but the journal's write; where too little is left
+//! the store is asked, and where the rest is lent elsewhere, the others are.
+//!
+//! Limits: mailbox 1,024 for each gate; `max_accounts` users in memory; one exchange with the store in flight, of at
+//! most 1,000 accounts at a time; a request waits for a lease for `lease_wait`.
 
 mod account;
 mod accounts;
+mod lending;
+mod loan;
+mod meter;
 mod reservation;
 #[cfg(test)]
 mod tests;
@@ -18,18 +25,22 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, MailboxError, Message, Response, WrapFuture};
 use serde::Deserialize;
+use uuid::Uuid;
 
-pub use account::{Account, Ask, Dimension, Figure, Meter};
+pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
 pub(crate) use accounts::lock;
-pub use reservation::{ClassUsage, Permit, Reservation, Settlement, Standing};
+pub use meter::Meter;
+pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
-    domain::{Amounts, Caller, ClassId, ModelKey, Plan, PlanLimit, Timestamp, Window},
+    domain::{Amounts, Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Timestamp, Window},
     ledger::Books,
     ports::Clock,
 };
-use accounts::UserState;
+use accounts::{Against, UserState};
+use loan::Verdict;
+use reservation::draft;
 
 /// How limits are held: `[quota]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +54,9 @@ pub struct Config {
     /// How long a cold account's first request waits for the store.
     #[serde(with = "humantime_serde")]
     pub load_timeout: Duration,
+    /// How long a request waits for what is lent to other instances to come back.
+    #[serde(with = "humantime_serde")]
+    pub lease_wait: Duration,
 }
 
 /// Which ceiling leaves no room.
@@ -182,30 +196,17 @@ impl QuotaGate {
         let now = self.clock.now();
         self.accounts.user(caller.key, &caller.id, now, self.config.idle_timeout).ok_or(QuotaError::Unavailable)
     }
-
-    /// Queues a read of the account, and carries the flight if nobody does.
-    fn load(&self, user: &Arc<UserState>, line: PlanLimit, window: Window, ctx: &mut Context<Self>) -> Load {
-        let (waiting, fly) = self.accounts.post_load(user, line.class, window);
-        if fly {
-            ctx.spawn(Arc::clone(&self.accounts).fly().into_actor(self));
-        }
-        let deadline = self.config.load_timeout;
-        Box::pin(async move {
-            let answer = tokio::time::timeout(deadline, waiting.answer()).await;
-            answer.map_or(Err(QuotaError::Unavailable), |answer| {
-                answer.map_err(|_logged_by_the_store| QuotaError::Unavailable)
-            })
-        })
-    }
 }
 
-type Load = std::pin::Pin<Box<dyn Future<Output = Result<(), QuotaError>>>>;
+/// How long a request that waits for others' leases lets them be before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Actor for QuotaGate {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(1_024);
+        ctx.spawn(Arc::clone(&self.accounts).carry().into_actor(self));
         ctx.run_interval(SWEEP_INTERVAL, |gate, _| {
             gate.sweeps = gate.sweeps.wrapping_add(1);
             gate.accounts.sweep(gate.sweeps, gate.clock.now(), gate.config.idle_timeout);
@@ -213,36 +214,118 @@ impl Actor for QuotaGate {
     }
 }
 
-/// Takes a promise from a warm account; `None` where it is cold.
-fn take(
-    user: &Arc<UserState>,
-    wish: &Wish,
+/// A request that asks to be admitted, as often as it takes.
+struct Asking {
+    accounts: Arc<Accounts>,
+    user: Arc<UserState>,
+    books: Books,
+    wish: Wish,
     window: Window,
-    opened_at: Timestamp,
-    books: &Books,
-) -> Option<Result<Reservation, QuotaError>> {
-    let mut counts = lock(&user.counts);
-    let account = counts.account(wish.line.class, window)?;
-    let granted = match account.reserve(&wish.ask, &wish.line.limits) {
-        Ok(granted) => granted,
-        Err(dimension) => {
-            let figure = account.figure(dimension, &wish.line.limits);
-            let class = wish.line.class;
-            return Some(Err(QuotaError::Exhausted(Shortage { class, dimension, figure, window })));
+    now: Timestamp,
+}
+
+/// What came of it.
+enum Attempt {
+    /// It is admitted, or refused.
+    Decided(Box<Result<Reservation, QuotaError>>),
+    /// The store has to be asked, at once or once others have returned what they don't need.
+    Ask(Verdict),
+}
+
+impl Asking {
+    /// Takes a promise from what is lent to the account.
+    fn attempt(&self, measure: Measure) -> Attempt {
+        let Self { user, wish, window, .. } = self;
+        let mut counts = lock(&user.counts);
+        let Some(held) = counts.held(wish.line.class, *window).filter(|held| held.loan.limits == wish.line.limits)
+        else {
+            return Attempt::Ask(Verdict::Ask);
+        };
+        let granted = match held.account.reserve(&wish.ask, &wish.line.limits, measure) {
+            Ok(granted) => granted,
+            Err(dimension) => {
+                let verdict = held.verdict(dimension, self.accounts.clock.now());
+                let figure = held.account.figure(dimension, &wish.line.limits);
+                drop(counts);
+                return match (verdict, measure) {
+                    (Verdict::Exhausted, Measure::Whole) => self.attempt(Measure::Left),
+                    (Verdict::Exhausted, Measure::Left) => {
+                        let (class, window) = (wish.line.class, *window);
+                        let shortage = Shortage { class, dimension, figure, window };
+                        Attempt::Decided(Box::new(Err(QuotaError::Exhausted(shortage))))
+                    }
+                    _ => Attempt::Ask(verdict),
+                };
+            }
+        };
+        held.touch();
+        held.demand(granted.taken, self.accounts.second(self.accounts.clock.now()));
+        let low = held.is_low();
+        held.loan.asked |= low;
+        let generation = held.loan.generation;
+        drop(counts);
+        if low {
+            self.accounts.post_refill(user, wish.line, *window, wish.ask.whole());
         }
+        Attempt::Decided(Box::new(self.record(granted, generation)))
+    }
+
+    /// Records what was promised.
+    fn record(&self, granted: Grant, generation: u64) -> Result<Reservation, QuotaError> {
+        let Self { accounts, user, books, wish, window, now } = self;
+        let against = Against { line: wish.line, window: *window, opened_at: *now, generation };
+        let id = Uuid::now_v7();
+        let Some(entry) = books.open(draft(id, user.key, wish.model, &against)) else {
+            lock(&user.counts).settle(&against, granted, Amounts::ZERO, false);
+            return Err(QuotaError::BooksFull);
+        };
+        Ok(Reservation {
+            accounts: Arc::clone(accounts),
+            user: Arc::clone(user),
+            id,
+            model: wish.model,
+            price: wish.ask.price,
+            against,
+            granted,
+            entry: Some(entry),
+        })
+    }
+
+    /// Asks the store until it is decided, or until it has waited for too long.
+    async fn persist(self, config: Config) -> Result<Reservation, QuotaError> {
+        let asked = async {
+            loop {
+                let lent = self.accounts.ask_lease(&self.user, self.wish.line, self.window, self.wish.ask.whole());
+                let answer = tokio::time::timeout(config.load_timeout, lent.answer()).await;
+                answer
+                    .map_err(|_elapsed| QuotaError::Unavailable)?
+                    .map_err(|_logged_by_the_store| QuotaError::Unavailable)?;
+                match self.attempt(Measure::Left) {
+                    Attempt::Decided(decided) => return *decided,
+                    Attempt::Ask(Verdict::Elsewhere) => tokio::time::sleep(ASK_AGAIN).await,
+                    Attempt::Ask(_) => {}
+                }
+            }
+        };
+        tokio::time::timeout(config.lease_wait.max(config.load_timeout), asked)
+            .await
+            .unwrap_or(Err(QuotaError::Unavailable))
+    }
+}
+
+/// Waits until an admission is on the disk, where that is asked for.
+async fn recorded(reservation: Reservation) -> Result<Reservation, QuotaError> {
+    let recorded = match reservation.receipt() {
+        Some(receipt) => receipt.synced().await,
+        None => true,
     };
-    let Some(entry) = books.open() else {
-        account.settle(granted, Amounts::ZERO);
-        return Some(Err(QuotaError::BooksFull));
-    };
-    let (price, model, line) = (wish.ask.price, wish.model, wish.line);
-    Some(Ok(Reservation { user: Arc::clone(user), model, line, window, price, opened_at, granted, entry: Some(entry) }))
+    if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
 }
 
 impl Handler<Reserve> for QuotaGate {
     type Result = Response<Result<(Option<Permit>, Reservation), QuotaError>>;
 
-    fn handle(&mut self, Reserve { wish, rate }: Reserve, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Reserve { wish, rate }: Reserve, _: &mut Context<Self>) -> Self::Result {
         let user = match self.user(&wish.caller) {
             Ok(user) => user,
             Err(error) => return Response::reply(Err(error)),
@@ -253,15 +336,20 @@ impl Handler<Reserve> for QuotaGate {
         };
         let now = self.clock.wall();
         let window = wish.line.window.at(now);
-        if let Some(taken) = take(&user, &wish, window, now, &self.books) {
-            return Response::reply(taken.map(|reservation| (permit, reservation)));
+        let (accounts, books) = (Arc::clone(&self.accounts), self.books.clone());
+        let asking = Asking { accounts, user, books, wish, window, now };
+        match asking.attempt(Measure::Whole) {
+            Attempt::Decided(decided) => match *decided {
+                Ok(reservation) if reservation.receipt().is_some() => {
+                    Response::fut(async move { Ok((permit, recorded(reservation).await?)) })
+                }
+                decided => Response::reply(decided.map(|reservation| (permit, reservation))),
+            },
+            Attempt::Ask(_) => {
+                let config = self.config.clone();
+                Response::fut(async move { Ok((permit, recorded(asking.persist(config).await?).await?)) })
+            }
         }
-        let (load, books) = (self.load(&user, wish.line, window, ctx), self.books.clone());
-        Response::fut(async move {
-            load.await?;
-            let taken = take(&user, &wish, window, now, &books);
-            taken.unwrap_or(Err(QuotaError::Unavailable)).map(|reservation| (permit, reservation))
-        })
     }
 }
 
@@ -279,7 +367,7 @@ impl QuotaGate {
 impl Handler<ReadUsage> for QuotaGate {
     type Result = Response<Result<Vec<ClassUsage>, QuotaError>>;
 
-    fn handle(&mut self, ReadUsage { caller, lines }: ReadUsage, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, ReadUsage { caller, lines }: ReadUsage, _: &mut Context<Self>) -> Self::Result {
         let user = match self.user(&caller) {
             Ok(user) => user,
             Err(error) => return Response::reply(Err(error)),
@@ -290,15 +378,19 @@ impl Handler<ReadUsage> for QuotaGate {
             .map(|line| {
                 let window = line.window.at(now);
                 let warm = Accounts::class_usage(&user, line, window);
-                let load = warm.is_none().then(|| self.load(&user, line, window, ctx));
-                (line, window, load)
+                let read = warm.is_none().then(|| self.accounts.ask_lease(&user, line, window, Portion::ZERO));
+                (line, window, read)
             })
             .collect();
+        let deadline = self.config.load_timeout;
         Response::fut(async move {
             let mut usage = Vec::with_capacity(reads.len());
-            for (line, window, load) in reads {
-                if let Some(load) = load {
-                    load.await?;
+            for (line, window, read) in reads {
+                if let Some(read) = read {
+                    let answer = tokio::time::timeout(deadline, read.answer()).await;
+                    answer
+                        .map_err(|_elapsed| QuotaError::Unavailable)?
+                        .map_err(|_logged_by_the_store| QuotaError::Unavailable)?;
                 }
                 usage.push(Accounts::class_usage(&user, line, window).ok_or(QuotaError::Unavailable)?);
             }

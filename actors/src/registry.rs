@@ -31,7 +31,7 @@ use crate::{
     ports::{CatalogSource, Clock, Directory, StoreError},
 };
 use actor::{ModelRegistry, Ready, Refresh};
-pub use feed::{FRESH, Feed, KEEP, MAX_LOG, MAX_REVOKED, News, Reader, Revocation};
+pub use feed::{FRESH, Feed, KEEP, MAX_LOG, MAX_REVOKED, News, Reader, Recalls, Revocation};
 
 /// How often changes are asked for: half of the second within which they hold, less the time to read them.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);

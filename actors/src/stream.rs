@@ -10,6 +10,7 @@
 //! Limits: one chunk of the provider's and a few comments are held for a stream; a frame has at most
 //! `max_frame_bytes`, a whole answer `max_answer_bytes`.
 
+mod exit;
 mod opening;
 mod reader;
 mod relay;
@@ -165,6 +166,9 @@ impl UpstreamStream {
         let state = State::new(ticket, Scanner::new(job.options(kit, &job.model)), &job, kit);
         let shared = Rc::new(RefCell::new(state));
         let actor = Self { kit: Rc::clone(kit), shared: Rc::clone(&shared), job: Some(job) }.start();
+        let asking = actor.clone();
+        // One is sent at a time, so the mailbox has room.
+        shared.borrow_mut().short = Box::new(move || drop(asking.try_send(More)));
         // The mailbox takes this one message; where it is closed, the actor is gone already.
         Relay { shared, left: Box::new(move || drop(actor.try_send(Left))) }
     }
@@ -192,6 +196,24 @@ async fn watch(kit: Rc<Kit>, shared: Shared) {
                 shared.borrow_mut().expire(Outcome::Shutdown, ErrorCode::Draining);
                 return;
             }
+        }
+    }
+}
+
+/// More quota is needed before anything more is handed over.
+struct More;
+
+impl Message for More {
+    type Result = ();
+}
+
+impl Handler<More> for UpstreamStream {
+    type Result = ();
+
+    fn handle(&mut self, _: More, ctx: &mut Context<Self>) {
+        let asked = self.shared.borrow().ask_more();
+        if let Some(asked) = asked {
+            ctx.spawn(asked.into_actor(self).map(|(), stream, _| stream.shared.borrow_mut().take_more()));
         }
     }
 }

@@ -1,10 +1,72 @@
-//! The data folder.
+//! The data folder, and the identity that it gives to whoever serves from it.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::Path,
+};
+
+use uuid::Uuid;
 
 use super::BootError;
 
-/// Sees to it that the data folder is there and can be written.
+/// The file that holds the instance's id, and that is locked while somebody serves.
+const IDENTITY: &str = "instance";
+
+/// A data folder that this process serves from, and nobody else for as long as this lives.
+#[derive(Debug)]
+pub struct DataFolder {
+    /// The instance's id, made when the folder was first served from.
+    pub instance: Uuid,
+    /// Closing the file, or the end of the process, releases the lock.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Takes the folder, and makes it if it isn't there.
+    ///
+    /// # Errors
+    /// [`BootError::Unavailable`], with what to do: somebody serves from it, or it can't be written.
+    pub fn claim(folder: &Path) -> Result<Self, BootError> {
+        let shown = folder.display();
+        let unwritable = |error: io::Error| {
+            BootError::Unavailable(format!(
+                "The data folder {shown} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to."
+            ))
+        };
+        fs::create_dir_all(folder).map_err(unwritable)?;
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(folder.join(IDENTITY));
+        let mut file = options.map_err(unwritable)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => BootError::Unavailable(format!(
+                "Another process serves from the data folder {shown}: give each its own by HNE_DATA_DIR."
+            )),
+            TryLockError::Error(error) => unwritable(error),
+        })?;
+        let instance = identity(&mut file).map_err(unwritable)?;
+        Ok(Self { instance, _lock: file })
+    }
+}
+
+/// Reads the id, or makes one where there is none.
+fn identity(file: &mut File) -> io::Result<Uuid> {
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    if let Ok(instance) = text.trim().parse() {
+        return Ok(instance);
+    }
+    if !text.trim().is_empty() {
+        let why = format!("its file {IDENTITY} holds no id; move it away to begin as a new instance");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    let instance = Uuid::new_v4();
+    file.rewind()?;
+    writeln!(file, "{instance}")?;
+    file.sync_all()?;
+    Ok(instance)
+}
+
+/// Sees to it that the data folder is there and can be written, without taking it.
 ///
 /// # Errors
 /// [`BootError::Unavailable`], with what to do.
@@ -19,7 +81,7 @@ pub fn prepare_folder(folder: &Path) -> Result<(), BootError> {
 
 fn try_out(folder: &Path) -> io::Result<()> {
     // Another process may do the same.
-    let probe = folder.join(format!(".probe-{}", uuid::Uuid::new_v4()));
+    let probe = folder.join(format!(".probe-{}", Uuid::new_v4()));
     fs::create_dir_all(folder)?;
     fs::write(&probe, b"")?;
     fs::remove_file(&probe)

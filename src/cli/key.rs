@@ -1,9 +1,6 @@
 //! `key`: makes, revokes and lists API keys.
 
-use actors::{
-    domain::{Timestamp, UserId},
-    ports::LedgerStore,
-};
+use actors::domain::{Timestamp, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -38,7 +35,7 @@ pub(super) enum Command {
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
     match command {
         Command::Create { user, ttl } => {
-            let now = LedgerStore::now(&desk.store).await?;
+            let now = desk.store.now().await?;
             let end = ttl.map(|ttl| now.plus(*ttl));
             let key = ApiKey::generate();
             let id = desk.store.create_key(NewKey { user: user.clone(), hash: key.hash, expires_at: end }).await?;

@@ -1,18 +1,50 @@
-//! `ledger`: proves the books.
+//! `ledger`: proves, shows and corrects the books.
+
+mod adjust;
+mod inspect;
+mod upkeep;
 
 use clap::Subcommand;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{Desk, Failed, Output, table};
 use crate::store::Drift;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Recomputes every total from the posting rows; exits 1 if one is wrong.
+    /// Recomputes every total from the posting rows and the checkpoints; exits 1 if one is wrong.
     Verify,
+    /// Shows the instances, their journals and what they have leased.
+    Inspect,
+    /// Gives up an instance that will not come back: frees what it has leased.
+    WriteOff {
+        /// Its id, as `ledger inspect` shows it.
+        instance: Uuid,
+    },
+    /// Corrects what a user has used of a class; negative figures give quota back.
+    Adjust(adjust::Adjust),
+    /// Replaces old posting rows by their sums.
+    Prune {
+        /// Those are replaced whose requests began before this day, UTC.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = upkeep::midnight)]
+        before: actors::domain::Timestamp,
+    },
 }
 
-pub(super) async fn run(desk: &Desk, Command::Verify: Command) -> Result<Output, Failed> {
+pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
+    match command {
+        Command::Verify => verify(desk).await,
+        Command::Inspect => inspect::run(desk).await,
+        Command::WriteOff { instance } => upkeep::write_off(desk, instance).await,
+        Command::Adjust(adjust) => adjust::run(desk, adjust).await,
+        Command::Prune { before } => upkeep::prune(desk, before).await,
+    }
+}
+
+/// As JSON `{"accounts", "postings", "checkpoints", "drift", "drifting": [{"user", "class", "window", "start",
+/// "difference"}]}`.
+async fn verify(desk: &Desk) -> Result<Output, Failed> {
     let found = desk.store.verify_ledger().await?;
     let shown = |drift: &Drift| {
         json!({
@@ -22,7 +54,8 @@ pub(super) async fn run(desk: &Desk, Command::Verify: Command) -> Result<Output,
     };
     let drifting: Vec<_> = found.drifting.iter().map(shown).collect();
     let json = json!({
-        "accounts": found.accounts, "postings": found.postings, "drift": found.drift, "drifting": drifting,
+        "accounts": found.accounts, "postings": found.postings, "checkpoints": found.checkpoints,
+        "drift": found.drift, "drifting": drifting,
     });
     let mut text = format!("{} accounts, {} postings, drift {}", found.accounts, found.postings, found.drift);
     if !found.drifting.is_empty() {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_rt::System;
 use actors::{
     domain::{Role, UserId},
+    ledger::Recovered,
     ports::CatalogSource,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,6 +32,14 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             () = stop.wanted() => return Ok(()),
         };
         let server = actix_rt::spawn(server);
+        let recovered = tokio::select! {
+            recovered = service.recover() => recovered,
+            () = stop.wanted() => Ok(Recovered::default()),
+        };
+        if let Err(error) = recovered {
+            service.stop().await;
+            return Err(error.into());
+        }
         tracing::info!(address = %service.address(), "serving");
         if service.config().is_simulated() {
             tracing::warn!("no provider has a key: a simulator answers, and its answers are made up");

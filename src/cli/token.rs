@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actors::{
     domain::{Role, Timestamp, UserId},
-    ports::{CatalogSource, Directory, LedgerStore},
+    ports::{CatalogSource, Directory},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
@@ -51,7 +51,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
             Ok(Output::new(json, issued.token))
         }
         Command::Revoke { token } => {
-            let now = LedgerStore::now(&desk.store).await?;
+            let now = desk.store.now().await?;
             let end = expiry(&token)
                 .ok_or_else(|| Failed::usage("This is no token with an end; keys are revoked by `key revoke`."))?;
             if end > now {

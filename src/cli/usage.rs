@@ -1,8 +1,8 @@
 //! `usage`: shows what users have used.
 
 use actors::{
-    domain::{Amounts, UserId},
-    quota::{Account, Dimension, Figure},
+    domain::UserId,
+    quota::{Account, Dimension, Figure, Lease},
 };
 use clap::Subcommand;
 use serde_json::json;
@@ -30,8 +30,10 @@ pub(super) async fn run(desk: &Desk, Command::Show { user }: Command) -> Result<
     Ok(Output::new(json!({"user": user, "plan": usage.plan, "classes": classes}), text))
 }
 
+/// What is leased is out of reach for whoever else asks, promised to a request or not.
 fn account(usage: &ClassUsage) -> Account {
-    Account { window: usage.window, used: usage.used, reserved: Amounts::ZERO }
+    let lease = Lease { elsewhere: usage.leased, ..Lease::default() };
+    Account { lease, ..Account::new(usage.window, usage.used) }
 }
 
 fn row(usage: &ClassUsage) -> Vec<String> {

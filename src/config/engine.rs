@@ -1,4 +1,4 @@
-//! `[quota]`, `[stream]`, `[ledger]` and `[alerts]`: the ranges of what the actors themselves configure.
+//! `[quota]`, `[stream]`, `[ledger]`, `[journal]` and `[alerts]`: the ranges of what the actors themselves configure.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ pub(super) fn check_quota(quota: &actors::quota::Config, problems: &mut Problems
     problems.within("quota.max_accounts", quota.max_accounts, 1..=100_000_000);
     problems.within_time("quota.idle_timeout", quota.idle_timeout, Duration::from_secs(1)..=minutes(24 * 60));
     problems.within_time("quota.load_timeout", quota.load_timeout, Duration::from_millis(10)..=minutes(1));
+    problems.within_time("quota.lease_wait", quota.lease_wait, Duration::ZERO..=minutes(1));
 }
 
 pub(super) fn check_stream(stream: &actors::stream::Config, problems: &mut Problems) {
@@ -21,7 +22,15 @@ pub(super) fn check_stream(stream: &actors::stream::Config, problems: &mut Probl
 pub(super) fn check_ledger(ledger: &actors::ledger::Config, problems: &mut Problems) {
     problems.within_time("ledger.flush_interval", ledger.flush_interval, Duration::from_millis(10)..=minutes(1));
     problems.within("ledger.flush_postings", ledger.flush_postings, 1..=100_000);
-    problems.within("ledger.max_pending", ledger.max_pending, 1..=10_000_000);
+}
+
+pub(super) fn check_journal(journal: &actors::ledger::JournalConfig, problems: &mut Problems) {
+    let (millisecond, month) = (Duration::from_millis(1), minutes(30 * 24 * 60));
+    problems.within_time("journal.fsync_interval", journal.fsync_interval, millisecond..=Duration::from_secs(10));
+    problems.within("journal.segment_bytes", journal.segment_bytes, 64 << 10..=1 << 30);
+    problems.within_time("journal.retain", journal.retain, Duration::ZERO..=month);
+    problems.within("journal.retain_bytes", journal.retain_bytes, 0..=1 << 40);
+    problems.within("journal.max_bytes", journal.max_bytes, 1 << 20..=1 << 40);
 }
 
 pub(super) fn check_alerts(config: &actors::stats::Config, problems: &mut Problems) {

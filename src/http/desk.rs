@@ -142,10 +142,22 @@ impl Drop for Slot {
 /// Whether the process takes requests.
 #[derive(Debug, Default)]
 pub struct Gate {
+    open: AtomicBool,
     draining: AtomicBool,
 }
 
 impl Gate {
+    /// Takes requests from now on: what a crash has left is in the books.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Says whether what a crash has left is still being brought into the books.
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        !self.open.load(Ordering::Acquire)
+    }
+
     /// Takes no more requests from now on.
     pub fn close(&self) {
         self.draining.store(true, Ordering::Release);

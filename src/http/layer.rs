@@ -1,5 +1,5 @@
 //! The layers around the routes: the outermost sees to what holds for every answer, the innermost turns requests away
-//! while the process drains.
+//! while the process starts or drains.
 
 use std::rc::Rc;
 
@@ -69,7 +69,8 @@ fn preflight_refusal<B>(response: &ServiceResponse<B>) -> Option<ApiError> {
     Some(ApiError::field(header, message))
 }
 
-/// Answers 503 `draining` instead of starting anything new. Within the layers that log, and that let browsers read it.
+/// Answers 503 `draining`, or `ledger_unavailable` while what a crash has left is recovered, instead of starting
+/// anything new. Within the layers that log, and that let browsers read it.
 ///
 /// # Errors
 /// Those of the routes.
@@ -77,15 +78,19 @@ pub async fn turn_away<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let draining = request.app_data::<Rc<Desk>>().is_some_and(|desk| desk.gate.is_draining());
-    if draining && !is_ops(request.path()) {
-        let refusal = ApiError::new(ErrorCode::Draining).response();
-        return Ok(request.into_response(refusal).map_into_right_body());
+    let gate = request.app_data::<Rc<Desk>>().map(|desk| &desk.gate);
+    let refusal = match gate {
+        Some(gate) if gate.is_draining() => Some(ErrorCode::Draining),
+        Some(gate) if gate.is_recovering() => Some(ErrorCode::LedgerUnavailable),
+        _ => None,
+    };
+    if let Some(code) = refusal.filter(|_| !is_ops(request.path())) {
+        return Ok(request.into_response(ApiError::new(code).response()).map_into_right_body());
     }
     next.call(request).await.map(ServiceResponse::map_into_left_body)
 }
 
-/// Operators may look on while the process drains.
+/// Operators may look on meanwhile.
 fn is_ops(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/metrics")
 }

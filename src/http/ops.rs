@@ -15,12 +15,13 @@ pub(super) async fn health() -> HttpResponse {
 /// are served.
 pub(super) async fn ready(desk: AtDesk) -> HttpResponse {
     let dependencies = desk.0.readiness.dependencies().await;
-    let draining = desk.0.gate.is_draining();
-    let ready = !draining && dependencies.iter().all(|dependency| dependency.ok || !dependency.required);
+    let (draining, recovering) = (desk.0.gate.is_draining(), desk.0.gate.is_recovering());
+    let ready = !draining && !recovering && dependencies.iter().all(|dependency| dependency.ok || !dependency.required);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let state = match (draining, ready) {
-        (true, _) => "draining",
-        (_, true) => "ready",
+    let state = match (draining, recovering, ready) {
+        (true, ..) => "draining",
+        (_, true, _) => "recovering",
+        (.., true) => "ready",
         _ => "not ready",
     };
     HttpResponse::build(status)

@@ -6,12 +6,17 @@
 
 use actors::{
     domain::{Timestamp, TokenHash, UserId},
-    ports::{Change, Changes},
+    ports::{Change, Changes, Recall},
 };
-use diesel::{ExpressionMethods, QueryDsl, sql_types::BigInt};
+use diesel::{
+    ExpressionMethods, QueryDsl,
+    sql_types::{BigInt, Text},
+};
 
 use super::{
     fault::Fault,
+    leases::lease_key,
+    ledger::total_key,
     link::{Link, Number},
     schema::{change_counter, changes},
     sql::sql,
@@ -30,18 +35,18 @@ const USER: i16 = 0;
 const KEY: i16 = 1;
 const TOKEN: i16 = 2;
 const CATALOG: i16 = 3;
+const RECALL: i16 = 4;
 
 /// Notes a change, first thing in the transaction that makes it, and returns its number.
 pub(super) async fn note(link: &mut Link, change: &Change) -> Result<i64, Fault> {
-    let next = sql!("UPDATE change_counter SET seq = seq + 1 RETURNING seq AS value");
-    let Number { value: seq } = link.get(next).await?;
     let (kind, subject, until) = match change {
         Change::User(user) => (USER, user.as_str().to_owned(), None),
         Change::Key(key) => (KEY, key.to_hex(), None),
         Change::Token(token, end) => (TOKEN, token.to_hex(), Some(end.0)),
         Change::Catalog => (CATALOG, String::new(), None),
+        Change::Recall(recall) => return note_recalls(link, &[*recall]).await,
     };
-    let now = link.now().await?;
+    let (seq, now) = take(link, 1).await?;
     link.execute(diesel::insert_into(changes::table).values((
         changes::seq.eq(seq),
         changes::kind.eq(kind),
@@ -50,9 +55,38 @@ pub(super) async fn note(link: &mut Link, change: &Change) -> Result<i64, Fault>
         changes::at.eq(now),
     )))
     .await?;
-    let prune = "DELETE FROM changes WHERE at < $1 AND seq IN (SELECT seq FROM changes ORDER BY seq LIMIT $2)";
-    link.execute(sql!(prune, BigInt = now - KEPT_MICROS, BigInt = PRUNED)).await?;
     Ok(seq)
+}
+
+/// Notes that leases are asked back, first thing in a transaction, and returns the last one's number.
+pub(super) async fn note_recalls(link: &mut Link, recalls: &[Recall]) -> Result<i64, Fault> {
+    let subjects: Vec<String> = recalls.iter().map(subject).collect();
+    let count = i64::try_from(subjects.len()).unwrap_or(i64::MAX);
+    let (last, now) = take(link, count).await?;
+    let text = link.text(
+        "INSERT INTO changes (seq, kind, subject, at)
+         SELECT $1 + place, 4, subject, $2
+         FROM json_array_elements_text($3::json) WITH ORDINALITY AS recalled (subject, place)",
+        "INSERT INTO changes (seq, kind, subject, at) SELECT $1 + key + 1, 4, value, $2 FROM json_each($3)",
+    );
+    let subjects = serde_json::Value::from(subjects).to_string();
+    link.execute(sql!(text, BigInt = last - count, BigInt = now, Text = subjects)).await?;
+    Ok(last)
+}
+
+/// Takes the next numbers and returns the last of them, with the time. Drops what is too old.
+async fn take(link: &mut Link, count: i64) -> Result<(i64, i64), Fault> {
+    let next = sql!("UPDATE change_counter SET seq = seq + $1 RETURNING seq AS value", BigInt = count);
+    let Number { value: last } = link.get(next).await?;
+    let now = link.now().await?;
+    let prune = "DELETE FROM changes WHERE at < $1 AND seq IN (SELECT seq FROM changes ORDER BY seq LIMIT $2)";
+    link.execute(sql!(prune, BigInt = now - KEPT_MICROS, BigInt = PRUNED.max(count))).await?;
+    Ok((last, now))
+}
+
+/// Returns the number of the last change.
+pub(super) async fn last(link: &mut Link) -> Result<i64, Fault> {
+    Ok(link.get(change_counter::table.select(change_counter::seq)).await?)
 }
 
 /// Returns the changes after a number, oldest first.
@@ -63,7 +97,7 @@ pub(super) async fn after(link: &mut Link, after: i64) -> Result<Changes, Fault>
 
 /// Returns the recent changes, and where to go on. Two statements: belongs in a snapshot.
 pub(super) async fn recent(link: &mut Link) -> Result<Changes, Fault> {
-    let last: i64 = link.get(change_counter::table.select(change_counter::seq)).await?;
+    let last = last(link).await?;
     let since = link.now().await? - RECENT_MICROS;
     let rows: Vec<Row> =
         link.load(changes::table.filter(changes::at.gt(since)).order(changes::seq).limit(POLLED)).await?;
@@ -92,8 +126,27 @@ fn parse(kind: i16, subject: &str, until: Option<i64>) -> Option<Change> {
         KEY => Change::Key(hash(subject)?),
         TOKEN => Change::Token(hash(subject)?, Timestamp(until?)),
         CATALOG => Change::Catalog,
+        RECALL => Change::Recall(recall(subject)?),
         _ => return None,
     })
+}
+
+/// Writes whose lease is meant: instance, user, class, kind of window, its first second.
+fn subject(Recall { instance, key }: &Recall) -> String {
+    let (user, class, kind, start) = total_key(key.account, key.window);
+    format!("{instance} {user} {class} {kind} {start}")
+}
+
+fn recall(subject: &str) -> Option<Recall> {
+    let mut words = subject.split(' ');
+    let instance = words.next()?.parse().ok()?;
+    let key = (
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+    );
+    Some(Recall { instance, key: lease_key(key).ok()? })
 }
 
 fn hash(hex: &str) -> Option<TokenHash> {

@@ -79,12 +79,18 @@ impl Link {
         self.find(query).await?.ok_or(diesel::result::Error::NotFound)
     }
 
+    /// Returns the text that is for this database, of a statement that takes and returns the same on both.
+    pub(super) fn text(&self, postgres: &'static str, sqlite: &'static str) -> &'static str {
+        match self {
+            Self::Postgres(_) => postgres,
+            Self::Sqlite(_) => sqlite,
+        }
+    }
+
     /// Returns the database's clock, in microseconds.
     pub(super) async fn now(&mut self) -> QueryResult<i64> {
-        let text = match self {
-            Self::Postgres(_) => "SELECT now_micros() AS value",
-            Self::Sqlite(_) => "SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS value",
-        };
+        let text =
+            self.text("SELECT now_micros() AS value", "SELECT CAST(unixepoch('subsec') * 1000000 AS INTEGER) AS value");
         self.get(sql!(text)).await.map(|Number { value }| value)
     }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use actors::{
-    domain::{AccountKey, Amounts, Limits, Timestamp, UserId, Window},
-    ports::StoreError,
+    domain::{AccountKey, Amounts, Limits, Portion, Timestamp, UserId, Window},
+    ports::{LeaseKey, StoreError},
 };
 
-use super::{Store, catalog, fault::Fault, ledger, link::Link, users};
+use uuid::Uuid;
+
+use super::{Store, catalog, fault::Fault, leases, link::Link, users};
 
 /// What a user has used of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct ClassUsage {
     pub limits: Limits,
     /// What was used.
     pub used: Amounts,
+    /// What all instances together have leased.
+    pub leased: Portion,
 }
 
 impl Store {
@@ -53,15 +57,19 @@ async fn read(link: &mut Link, user: UserId) -> Result<Option<UserUsage>, Fault>
     let plan = rows.plans.iter().find(|plan| plan.id == caller.plan);
     let plan = plan.ok_or_else(|| Fault::Refused(format!("user {user} has no plan")))?;
     let mut classes: Vec<ClassUsage> = Vec::new();
-    let mut accounts = Vec::new();
+    let mut asked = Vec::new();
     for class in &rows.classes {
         let Some(line) = plan.line(class.id) else { continue };
         let window = line.window.at(now);
-        accounts.push((AccountKey { user: caller.key, class: class.id }, window));
-        classes.push(ClassUsage { class: class.name.clone(), window, limits: line.limits, used: Amounts::ZERO });
+        let account = AccountKey { user: caller.key, class: class.id };
+        asked.push((LeaseKey { account, window }, Uuid::nil()));
+        let (class, limits) = (class.name.clone(), line.limits);
+        classes.push(ClassUsage { class, window, limits, used: Amounts::ZERO, leased: Portion::ZERO });
     }
-    for (class, used) in classes.iter_mut().zip(ledger::totals(link, &accounts).await?) {
-        class.used = used;
+    // Nobody is nil: everything is leased elsewhere.
+    let standing = leases::standing(link, Uuid::nil(), asked.into_iter()).await?;
+    for (class, answer) in classes.iter_mut().zip(standing) {
+        (class.used, class.leased) = (answer.used, answer.elsewhere);
     }
     Ok(Some(UserUsage { user, plan: plan.name.clone(), classes }))
 }

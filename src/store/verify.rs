@@ -1,4 +1,4 @@
-//! The proof of the books: every total recomputed from the posting rows.
+//! The proof of the books: every total recomputed from the posting rows, and from checkpoints where rows were pruned.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use super::{
     sql::sql,
 };
 
-/// The longest that a verification may take; it reads every row.
-const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest that a verification may take, or a pruning; they read every row.
+pub(super) const LONGEST: Duration = Duration::from_secs(3600);
 /// The most drifting totals that are listed.
 const LISTED: i64 = 1000;
 
@@ -31,6 +31,8 @@ pub struct Verification {
     pub accounts: i64,
     /// How many posting rows there are.
     pub postings: i64,
+    /// How many sums of pruned rows there are: one for each account and window that lost any.
+    pub checkpoints: i64,
     /// The sum of all absolute differences; 0 where the books are right.
     pub drift: i64,
     /// The totals that are wrong, at most 1,000 of them.
@@ -53,8 +55,8 @@ pub struct Drift {
 }
 
 impl Store {
-    /// Recomputes every total, of the days and of the months, from the posting rows, in one snapshot. It reads all of
-    /// them; nobody has to wait for it.
+    /// Recomputes every total, of the days and of the months, from the posting rows and the checkpoints, in one
+    /// snapshot. It reads all of them; nobody has to wait for it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -69,10 +71,12 @@ async fn verify(link: &mut Link) -> Result<Verification, Fault> {
     let accounts = "SELECT count(*) AS value FROM (SELECT DISTINCT user_id, class_id FROM usage_totals) AS accounts";
     let Number { value: accounts } = link.get(sql!(accounts)).await?;
     let Number { value: postings } = link.get(sql!("SELECT count(*) AS value FROM postings")).await?;
+    let checkpoints = "SELECT count(*) AS value FROM usage_checkpoints";
+    let Number { value: checkpoints } = link.get(sql!(checkpoints)).await?;
     let rows: Vec<DriftRow> = link.load(sql!(include_str!("sql/drift.sql"), BigInt = LISTED)).await?;
     let drift = rows.first().map_or(0, |row| row.drift);
     let drifting = rows.into_iter().map(Drift::try_from).collect::<Result<_, _>>()?;
-    Ok(Verification { accounts, postings, drift, drifting })
+    Ok(Verification { accounts, postings, checkpoints, drift, drifting })
 }
 
 #[derive(QueryableByName)]

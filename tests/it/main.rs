@@ -7,6 +7,7 @@ mod config;
 mod doors;
 mod harness;
 mod process;
+mod proofs;
 mod store;
 mod streams;
 mod tidy;

@@ -3,5 +3,7 @@
 mod admin;
 mod books;
 mod faults;
+mod leases;
 mod schema;
+mod upkeep;
 mod world;

@@ -154,7 +154,7 @@ impl Memory {
                     self.refusals.remove(&key);
                 }
                 Change::Token(token, _) => drop(revoked.insert(token)),
-                Change::Catalog => {}
+                Change::Catalog | Change::Recall(_) => {}
             }
         }
         if !revoked.is_empty() {

@@ -143,6 +143,70 @@ impl SubAssign for Amounts {
     }
 }
 
+/// A part of a limit: what is lent to an instance, promised to a request or returned. Sums saturate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Portion {
+    /// Requests.
+    pub requests: i64,
+    /// Tokens, prompt and completion together.
+    pub tokens: i64,
+    /// Cost.
+    pub cost: Nanodollars,
+}
+
+impl Portion {
+    /// Nothing.
+    pub const ZERO: Self = Self { requests: 0, tokens: 0, cost: Nanodollars(0) };
+
+    /// Applies an operation to each of the three figures of both.
+    #[must_use]
+    pub fn zip(self, other: Self, op: fn(i64, i64) -> i64) -> Self {
+        Self {
+            requests: op(self.requests, other.requests),
+            tokens: op(self.tokens, other.tokens),
+            cost: Nanodollars(op(self.cost.0, other.cost.0)),
+        }
+    }
+
+    /// Returns the smaller of each figure.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        self.zip(other, i64::min)
+    }
+}
+
+impl From<Amounts> for Portion {
+    fn from(amounts: Amounts) -> Self {
+        Self { requests: amounts.requests, tokens: amounts.tokens(), cost: amounts.cost }
+    }
+}
+
+impl Add for Portion {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        self.zip(other, i64::saturating_add)
+    }
+}
+
+impl Sub for Portion {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, i64::saturating_sub)
+    }
+}
+
+impl AddAssign for Portion {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl SubAssign for Portion {
+    fn sub_assign(&mut self, other: Self) {
+        *self = *self - other;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

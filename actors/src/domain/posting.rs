@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Amounts, ClassId, ModelKey, Timestamp, UserKey, Window, WindowKind};
+use super::{Amounts, ClassId, ModelKey, Portion, Timestamp, UserKey, Window, WindowKind};
 
 /// What usage is counted for, in each window: a user and a class of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +96,10 @@ pub struct Posting {
     pub estimated: bool,
     /// What is charged.
     pub amounts: Amounts,
+    /// The kind of window whose limit it was admitted under.
+    pub window: WindowKind,
+    /// What it uses up of its instance's lease in that window: never more than its reservation took from it.
+    pub leased: Portion,
 }
 
 impl Posting {
@@ -103,6 +107,12 @@ impl Posting {
     #[must_use]
     pub fn account(&self) -> AccountKey {
         AccountKey { user: self.user, class: self.class }
+    }
+
+    /// Returns the window under whose limit it was admitted.
+    #[must_use]
+    pub fn admitted_in(&self) -> Window {
+        self.window.at(self.opened_at)
     }
 
     /// Returns the windows in which it counts: the day's and the month's.

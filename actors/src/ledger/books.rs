@@ -1,171 +1,151 @@
 //! Books: where a worker writes what its requests used, until the ledger has brought it into the store.
 //!
 //! Invariants:
-//! - An open [`Entry`] has claimed the space of its posting, so `settle` can't fail and never waits.
-//! - `pending` = open entries + postings that haven't reached the store ≤ `max_pending`.
-//! - Within a book postings are numbered from 0 without a gap, in the order in which they were settled; the store's
-//!   cursor of that book says how many of them it has applied.
+//! - An [`Entry`] is in the journal before [`Books::open`] returns, and the space of its end is claimed.
+//! - An entry ends exactly once: settled by [`Entry::settle`], or released when it is dropped.
+//! - A journal that couldn't be written isn't trusted again: its entries end as if the process had died, and a new one
+//!   is begun. Until there is one, nothing is admitted.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+use std::sync::{Arc, Mutex, atomic::Ordering};
+
+use super::{
+    journal::{
+        Live,
+        writer::{Refused, Unwritten, Writer},
     },
+    shelf::{Fsync, Shelf},
 };
+use crate::{domain::Posting, quota::lock};
 
-use tokio::sync::Notify;
-use uuid::Uuid;
-
-use crate::{
-    domain::{Posting, Timestamp},
-    ports::{Batch, CursorMove},
-    quota::lock,
-};
-
-/// One worker's postings that the ledger hasn't taken yet.
+/// One worker's journal; `None` between a fault and the next one.
 #[derive(Debug)]
-struct Book {
-    journal: Uuid,
-    open: Mutex<Page>,
+pub(super) struct Book {
+    pub(super) writer: Mutex<Option<Writer>>,
+    pub(super) shelf: Arc<Shelf>,
 }
 
-#[derive(Debug, Default)]
-struct Page {
-    /// How many postings the ledger has taken, in all.
-    taken: u64,
-    postings: VecDeque<Posting>,
-}
-
-/// All books of the process, as the ledger sees them.
-#[derive(Debug)]
-pub struct Shelf {
-    books: Mutex<Vec<Arc<Book>>>,
-    max_pending: usize,
-    flush_postings: usize,
-    pending: AtomicUsize,
-    settled: AtomicUsize,
-    oldest: AtomicI64,
-    poke: Notify,
-}
-
-impl Shelf {
-    /// Makes an empty shelf with these limits.
-    #[must_use]
-    pub fn new(max_pending: usize, flush_postings: usize) -> Arc<Self> {
-        Arc::new(Self {
-            books: Mutex::default(),
-            max_pending,
-            flush_postings,
-            pending: AtomicUsize::new(0),
-            settled: AtomicUsize::new(0),
-            oldest: AtomicI64::new(i64::MAX),
-            poke: Notify::new(),
-        })
-    }
-
-    /// Opens a fresh book for a worker.
-    #[must_use]
-    pub fn open_books(self: &Arc<Self>) -> Books {
-        let book = Arc::new(Book { journal: Uuid::new_v4(), open: Mutex::default() });
-        lock(&self.books).push(Arc::clone(&book));
-        Books { book, shelf: Arc::clone(self) }
-    }
-
-    /// Returns how many postings were settled and haven't reached the store.
-    #[must_use]
-    pub fn lag_rows(&self) -> usize {
-        self.settled.load(Ordering::Acquire)
-    }
-
-    /// Returns when the oldest of them was settled.
-    #[must_use]
-    pub fn lag_since(&self) -> Option<Timestamp> {
-        let oldest = self.oldest.load(Ordering::Acquire);
-        (self.lag_rows() > 0 && oldest != i64::MAX).then_some(Timestamp(oldest))
-    }
-
-    /// Returns how many entries are open: admitted requests that haven't ended.
-    #[must_use]
-    pub fn open_entries(&self) -> usize {
-        self.pending.load(Ordering::Acquire).saturating_sub(self.lag_rows())
-    }
-
-    /// Waits until a whole batch is there.
-    pub(super) async fn poked(&self) {
-        self.poke.notified().await;
-    }
-
-    /// Takes the next batch from the books, oldest first within each. Empty where nothing was settled.
-    pub(super) fn take(&self) -> Batch {
-        let mut batch = Batch::default();
-        let mut oldest = i64::MAX;
-        for book in lock(&self.books).iter() {
-            let mut page = lock(&book.open);
-            let room = self.flush_postings.saturating_sub(batch.postings.len());
-            let count = page.postings.len().min(room);
-            if count > 0 {
-                let (from, to) = (page.taken, page.taken + count as u64);
-                page.taken = to;
-                batch.cursors.push(CursorMove { journal: book.journal, from, to });
-                batch.postings.extend(page.postings.drain(..count));
-            }
-            oldest = oldest.min(page.postings.front().map_or(i64::MAX, |posting| posting.settled_at.0));
-        }
-        let taken = batch.postings.iter().map(|posting| posting.settled_at.0).min().unwrap_or(i64::MAX);
-        self.oldest.store(oldest.min(taken), Ordering::Release);
-        batch
-    }
-
-    /// Gives back the space of postings that have reached the store.
-    pub(super) fn release(&self, postings: usize) {
-        self.settled.fetch_sub(postings, Ordering::AcqRel);
-        self.pending.fetch_sub(postings, Ordering::AcqRel);
-    }
-}
-
-/// A worker's book: entries are opened before a provider is contacted.
+/// A worker's books: entries are opened before a provider is contacted.
 #[derive(Debug, Clone)]
-pub struct Books {
-    book: Arc<Book>,
-    shelf: Arc<Shelf>,
-}
+pub struct Books(Arc<Book>);
 
 impl Books {
-    /// Claims the space of one posting; `None` where there is none.
+    pub(super) fn of(book: Arc<Book>) -> Self {
+        Self(book)
+    }
+
+    /// Records that a request is admitted, with the row that it will have if the process dies. `None` where it can't be
+    /// recorded: the disk or the journal's share of it is full, or the file can't be written.
     #[must_use]
-    pub fn open(&self) -> Option<Entry> {
-        let most = self.shelf.max_pending;
-        let claim = |pending: usize| (pending < most).then_some(pending + 1);
-        self.shelf.pending.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim).ok()?;
-        Some(Entry { books: Some(self.clone()) })
+    pub fn open(&self, posting: Posting) -> Option<Entry> {
+        let Book { writer, shelf } = &*self.0;
+        if shelf.stopped.get().is_some() {
+            return None;
+        }
+        let now = posting.opened_at;
+        let mut slot = lock(writer);
+        let writer = slot.as_mut()?;
+        match writer.open(posting, now) {
+            Ok(number) => {
+                let live = Arc::clone(writer.live());
+                shelf.open.fetch_add(1, Ordering::AcqRel);
+                Some(Entry { books: Some(self.clone()), live, number })
+            }
+            Err(Refused::Full) => None,
+            Err(Refused::Broken) => {
+                *slot = None;
+                None
+            }
+        }
     }
 }
 
-/// The claimed space of one posting. Dropping it gives the space back and leaves no row.
+/// A request that is recorded as admitted. Dropping it records that it leaves no row.
 #[derive(Debug)]
 #[must_use = "an entry that isn't settled leaves no row"]
 pub struct Entry {
+    /// `None` once it has ended.
     books: Option<Books>,
+    live: Arc<Live>,
+    number: u64,
+}
+
+/// What is known of a record that was written.
+#[derive(Debug)]
+pub struct Receipt {
+    live: Arc<Live>,
+    end: u64,
+}
+
+impl Receipt {
+    /// Waits until the record is on the disk; `false` where it can't be brought there.
+    pub fn synced(self) -> impl Future<Output = bool> + Send + 'static {
+        let Self { live, end } = self;
+        live.until_synced(end)
+    }
 }
 
 impl Entry {
-    /// Writes the posting. It is in the book when this returns.
-    pub fn settle(mut self, posting: Posting) {
-        let Some(Books { book, shelf }) = self.books.take() else { return };
+    /// Returns what is to be waited for before the provider is contacted; `None` where records are synced in the
+    /// background.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        let each = self.books.as_ref().is_some_and(|books| books.0.shelf.config.fsync == Fsync::Each);
+        each.then(|| Receipt { live: Arc::clone(&self.live), end: self.number + 1 })
+    }
+
+    /// Writes the posting. It is in the journal when this returns. The receipt is to be waited for before the end of
+    /// the answer is handed over; there is none where records are synced in the background.
+    ///
+    /// # Errors
+    /// [`Unwritten`]: the request ends as if the process had died.
+    pub fn settle(mut self, posting: Posting) -> Result<Option<Receipt>, Unwritten> {
+        let Some(books) = self.books.take() else { return Err(Unwritten) };
+        let shelf = &books.0.shelf;
         // Counted before it can be taken: the ledger subtracts what it has brought.
         let settled = shelf.settled.fetch_add(1, Ordering::AcqRel) + 1;
-        lock(&book.open).postings.push_back(posting);
-        if settled == shelf.flush_postings {
-            shelf.poke.notify_one();
+        let at = posting.settled_at;
+        if settled == 1 {
+            shelf.oldest.fetch_min(at.0, Ordering::AcqRel);
         }
+        let end = self.end(&books, |writer, number| writer.settle(number, posting));
+        match end {
+            Ok(end) => {
+                if settled == shelf.flush_postings {
+                    shelf.poke.notify_one();
+                }
+                let each = shelf.config.fsync == Fsync::Each;
+                Ok(each.then(|| Receipt { live: Arc::clone(&self.live), end }))
+            }
+            Err(unwritten) => {
+                shelf.settled.fetch_sub(1, Ordering::AcqRel);
+                Err(unwritten)
+            }
+        }
+    }
+
+    fn end(
+        &self,
+        books: &Books,
+        write: impl FnOnce(&mut Writer, u64) -> Result<u64, Unwritten>,
+    ) -> Result<u64, Unwritten> {
+        let Book { writer, shelf } = &*books.0;
+        shelf.open.fetch_sub(1, Ordering::AcqRel);
+        let mut slot = lock(writer);
+        // Another journal may have been begun since.
+        let writer = slot.as_mut().filter(|writer| Arc::ptr_eq(writer.live(), &self.live)).ok_or(Unwritten)?;
+        let ended = write(writer, self.number);
+        if ended.is_err() {
+            *slot = None;
+        }
+        ended
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(books) = self.books.take() {
-            books.shelf.pending.fetch_sub(1, Ordering::AcqRel);
+            // Where it can't be written, the journal is closed, and an interrupted row charges nothing.
+            let _written = self.end(&books, |writer, number| writer.release(number)).is_ok();
         }
     }
 }

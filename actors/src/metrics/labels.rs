@@ -170,10 +170,12 @@ labels! {
         Apply = "apply",
         /// Reading cursors of journals.
         Cursors = "cursors",
-        /// Reading totals.
-        Totals = "totals",
-        /// Granting or taking back leases.
-        Leases = "leases",
+        /// Lending, taking back, and reading totals.
+        Exchange = "exchange",
+        /// Asking leases back.
+        Recall = "recall",
+        /// Telling that the instance lives.
+        Heartbeat = "heartbeat",
         /// Anything an operator or a report asks.
         Other = "other",
     }

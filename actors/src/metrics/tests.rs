@@ -99,7 +99,7 @@ fn events_reach_the_series_that_their_labels_name() {
     metrics.auth_looked_up(AuthLevel::Refused);
     metrics.auth_coalesced();
     metrics.cache_called(CacheCall::Open);
-    metrics.store_called(StoreOp::Leases, false, Duration::from_millis(3));
+    metrics.store_called(StoreOp::Exchange, false, Duration::from_millis(3));
     metrics.flushed(true, 500, Duration::from_millis(14));
     metrics.flushed(false, 500, Duration::from_secs(3));
     metrics.quota_refused(QuotaRefusal::Unavailable);
@@ -121,9 +121,9 @@ fn events_reach_the_series_that_their_labels_name() {
         r#"hne_auth_lookups_total{level="refused"} 1"#,
         "hne_coalesced_lookups_total 1",
         r#"hne_cache_calls_total{result="open"} 1"#,
-        r#"hne_store_calls_total{ok="false",op="leases"} 1"#,
-        r#"hne_store_calls_total{ok="true",op="leases"} 0"#,
-        r#"hne_store_call_seconds_count{op="leases"} 1"#,
+        r#"hne_store_calls_total{ok="false",op="exchange"} 1"#,
+        r#"hne_store_calls_total{ok="true",op="exchange"} 0"#,
+        r#"hne_store_call_seconds_count{op="exchange"} 1"#,
         r#"hne_flushes_total{ok="true"} 1"#,
         r#"hne_flush_postings_bucket{le="256"} 0"#,
         r#"hne_flush_postings_bucket{le="1024"} 1"#,

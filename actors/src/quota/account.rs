@@ -1,9 +1,15 @@
-//! The arithmetic of limits: pure, in integers, no clock.
+//! The arithmetic of limits and leases: pure, in integers, no clock.
 //!
-//! Invariants: `reserved` is the sum of what running requests were granted; no grant makes `used + reserved` exceed a
-//! ceiling; a settlement may (a provider reported more than was granted), and then nothing more is granted.
+//! Invariants:
+//! - `lease.free` was lent to this instance and is promised to nobody. A promise takes from it; a settlement gives back
+//!   what the promise has taken and the truth doesn't need. So what the store says is leased here is always
+//!   `free + taken by running requests + used up by postings that it doesn't have yet`.
+//! - Whatever leaves `free` was in it: no figure of it is ever below 0.
+//! - A settlement may exceed its promise (a provider reported more than was granted); as much of that as is free is
+//!   taken from the lease, the rest is booked all the same.
+//! - Nothing is counted against a ceiling that is absent.
 
-use crate::domain::{Amounts, Limits, Nanodollars, Price, Window};
+use crate::domain::{Amounts, Limits, Nanodollars, Portion, Price, Window};
 
 /// What a request may need at most.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +23,12 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// Returns all that it may need.
+    #[must_use]
+    pub fn whole(&self) -> Portion {
+        self.amounts(self.completion_tokens).into()
+    }
+
     fn amounts(&self, completion_tokens: i64) -> Amounts {
         Amounts {
             requests: 1,
@@ -39,6 +51,29 @@ pub enum Dimension {
 }
 
 impl Dimension {
+    /// All of them, in the order in which they are checked.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::Cost];
+
+    /// Returns this figure of a portion.
+    #[must_use]
+    pub fn of(self, portion: Portion) -> i64 {
+        match self {
+            Self::Requests => portion.requests,
+            Self::Tokens => portion.tokens,
+            Self::Cost => portion.cost.0,
+        }
+    }
+
+    /// Returns the ceiling of this figure.
+    #[must_use]
+    pub fn limit(self, limits: &Limits) -> Option<i64> {
+        match self {
+            Self::Requests => limits.requests,
+            Self::Tokens => limits.tokens,
+            Self::Cost => limits.cost.map(|cost| cost.0),
+        }
+    }
+
     /// Returns the name as errors, reports and metrics spell it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -57,7 +92,7 @@ pub struct Figure {
     pub limit: Option<i64>,
     /// Settled.
     pub used: i64,
-    /// Promised to running requests.
+    /// Promised to running requests, or lent elsewhere.
     pub reserved: i64,
 }
 
@@ -70,142 +105,150 @@ impl Figure {
 }
 
 /// The counts of one user, class and window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Account {
     /// The period that the counts are of.
     pub window: Window,
-    /// Settled.
+    /// Settled, by whomever, as far as it is known here.
     pub used: Amounts,
-    /// Promised to running requests.
+    /// Promised to running requests of this instance.
     pub reserved: Amounts,
+    /// What the store has lent.
+    pub lease: Lease,
+}
+
+/// A part of an account's limit, as far as it is this instance's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Lease {
+    /// Lent to this instance, and promised to nobody.
+    pub free: Portion,
+    /// Lent to other instances, when the store was last asked.
+    pub elsewhere: Portion,
+    /// Used by other instances, and not in `used`.
+    pub behind: Portion,
+}
+
+/// What was promised to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Grant {
+    /// The promise.
+    pub amounts: Amounts,
+    /// What it took from the lease: nothing of a figure without a ceiling.
+    pub taken: Portion,
+}
+
+/// How much of what it may need a request is to be promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// All of it, or nothing.
+    Whole,
+    /// As much of it as is there, but never less than its prompt.
+    Left,
 }
 
 impl Account {
-    /// Returns a ceiling beside its counts.
+    /// Makes the account of a window.
+    #[must_use]
+    pub fn new(window: Window, used: Amounts) -> Self {
+        Self { window, used, reserved: Amounts::ZERO, lease: Lease::default() }
+    }
+
+    /// Returns a ceiling beside its counts. What is lent elsewhere counts as reserved.
     #[must_use]
     pub fn figure(&self, dimension: Dimension, limits: &Limits) -> Figure {
-        let (limit, count): (_, fn(&Amounts) -> i64) = match dimension {
-            Dimension::Requests => (limits.requests, |amounts| amounts.requests),
-            Dimension::Tokens => (limits.tokens, Amounts::tokens),
-            Dimension::Cost => (limits.cost.map(|cost| cost.0), |amounts| amounts.cost.0),
-        };
-        Figure { limit, used: count(&self.used), reserved: count(&self.reserved) }
+        let used = Portion::from(self.used) + self.lease.behind;
+        let reserved = Portion::from(self.reserved) + self.lease.elsewhere;
+        Figure { limit: dimension.limit(limits), used: dimension.of(used), reserved: dimension.of(reserved) }
     }
 
-    fn remaining(&self, dimension: Dimension, limits: &Limits) -> i64 {
-        self.figure(dimension, limits).remaining().unwrap_or(i64::MAX)
+    /// Takes over what the store says: what all have used, what is lent here, and what is lent to others.
+    ///
+    /// `quiet` says that nothing is promised here or on its way to the store. Otherwise what is leased and neither free
+    /// nor promised was settled here and is on its way, and the store's figure lacks it.
+    pub fn renew(&mut self, used: Amounts, leased: Portion, elsewhere: Portion, limits: &Limits, quiet: bool) {
+        if quiet {
+            (self.used, self.lease.free) = (used, leased);
+        }
+        let settled = limited(leased - self.lease.free - self.reserved.into(), limits);
+        let behind = Portion::from(used) + settled - self.used.into();
+        self.lease.behind = limited(behind, limits).zip(Portion::ZERO, i64::max);
+        self.lease.elsewhere = elsewhere;
     }
 
-    /// Promises one request and as much of the ask as is left.
+    fn free(&self, dimension: Dimension, limits: &Limits) -> i64 {
+        dimension.limit(limits).map_or(i64::MAX, |_| dimension.of(self.lease.free))
+    }
+
+    /// Promises one request and, of its ask, all or as much as is free.
     ///
     /// # Errors
-    /// The first ceiling that leaves no room for the request or for its prompt alone; nothing is promised then.
-    pub fn reserve(&mut self, ask: &Ask, limits: &Limits) -> Result<Amounts, Dimension> {
-        let tokens = self.remaining(Dimension::Tokens, limits);
-        let cost = self.remaining(Dimension::Cost, limits);
-        let least = ask.amounts(0);
-        if self.remaining(Dimension::Requests, limits) < 1 {
+    /// The first ceiling of which not enough is free here; nothing is promised then.
+    pub fn reserve(&mut self, ask: &Ask, limits: &Limits, measure: Measure) -> Result<Grant, Dimension> {
+        let (tokens, cost) = (self.free(Dimension::Tokens, limits), self.free(Dimension::Cost, limits));
+        let (least, whole) = (ask.amounts(0), ask.amounts(ask.completion_tokens));
+        let wanted = if measure == Measure::Whole { whole } else { least };
+        if self.free(Dimension::Requests, limits) < 1 {
             return Err(Dimension::Requests);
         }
-        if tokens < least.tokens().max(1) {
+        if tokens < wanted.tokens().max(1) {
             return Err(Dimension::Tokens);
         }
-        if cost < least.cost.0.max(1) {
+        if cost < wanted.cost.0.max(1) {
             return Err(Dimension::Cost);
         }
         let completion = ask.completion_tokens.min(tokens.saturating_sub(ask.prompt_tokens));
-        let mut granted = ask.amounts(completion);
-        granted.cost = Nanodollars(granted.cost.0.min(cost));
-        self.reserved += granted;
-        Ok(granted)
+        let mut amounts = ask.amounts(completion);
+        amounts.cost = Nanodollars(amounts.cost.0.min(cost));
+        Ok(self.promise(amounts, limits))
+    }
+
+    fn promise(&mut self, amounts: Amounts, limits: &Limits) -> Grant {
+        let taken = limited(amounts.into(), limits);
+        self.reserved += amounts;
+        self.lease.free -= taken;
+        Grant { amounts, taken }
     }
 
     /// Promises this ask in place of what the same request was granted before, so that it never counts twice.
     ///
     /// # Errors
     /// As [`Account::reserve`]; what was granted stands then.
-    pub fn exchange(&mut self, granted: Amounts, ask: &Ask, limits: &Limits) -> Result<Amounts, Dimension> {
-        self.reserved -= granted;
-        let exchanged = self.reserve(ask, limits);
-        if exchanged.is_err() {
-            self.reserved += granted;
-        }
-        exchanged
+    pub fn exchange(&mut self, granted: Grant, ask: &Ask, limits: &Limits) -> Result<Grant, Dimension> {
+        let before = *self;
+        self.reserved -= granted.amounts;
+        self.lease.free += granted.taken;
+        self.reserve(ask, limits, Measure::Left).inspect_err(|_| *self = before)
     }
 
-    /// Promises more to a request that has outgrown what it was granted, as much of it as is left. Returns what was
-    /// added; zero where a ceiling is reached.
-    pub fn extend(&mut self, completion_tokens: i64, cost: Nanodollars, limits: &Limits) -> Amounts {
-        let added = Amounts {
+    /// Promises more to a request that has outgrown what it was granted, as much of it as is free. Returns what was
+    /// added; zero where nothing is.
+    pub fn extend(&mut self, completion_tokens: i64, cost: Nanodollars, limits: &Limits) -> Grant {
+        let amounts = Amounts {
             requests: 0,
             prompt_tokens: 0,
-            completion_tokens: completion_tokens.min(self.remaining(Dimension::Tokens, limits)),
-            cost: Nanodollars(cost.0.min(self.remaining(Dimension::Cost, limits))),
+            completion_tokens: completion_tokens.min(self.free(Dimension::Tokens, limits)),
+            cost: Nanodollars(cost.0.min(self.free(Dimension::Cost, limits))),
         };
-        self.reserved += added;
-        added
+        self.promise(amounts, limits)
     }
 
-    /// Replaces a promise by the truth; a release is a truth of zero.
-    pub fn settle(&mut self, granted: Amounts, truth: Amounts) {
-        self.reserved -= granted;
+    /// Replaces a promise by the truth; a release is a truth of zero. Returns what the truth uses up of the lease.
+    pub fn settle(&mut self, granted: Grant, truth: Amounts, limits: &Limits) -> Portion {
+        self.reserved -= granted.amounts;
         self.used += truth;
+        let free = self.lease.free + granted.taken;
+        let leased = limited(truth.into(), limits).zip(Portion::ZERO, i64::max).min(free);
+        self.lease.free = free - leased;
+        leased
     }
 }
 
-/// One user's requests of the last minute and running streams, on this instance.
-///
-/// The minute slides in steps of a second: at most `limit` requests in any 60 consecutive clock seconds.
-#[derive(Debug, Default)]
-pub struct Meter {
-    seconds: std::collections::VecDeque<(u64, u32)>,
-    running: u32,
-}
-
-/// Seconds that a request counts against the rate.
-const MINUTE: u64 = 60;
-
-impl Meter {
-    /// Counts a request in, at second `now` of any clock that doesn't run backwards.
-    ///
-    /// # Errors
-    /// How many seconds to wait. A refused request is not counted.
-    pub fn admit(&mut self, now: u64, per_minute: Option<u32>, concurrent: Option<u32>) -> Result<(), u64> {
-        if concurrent.is_some_and(|most| self.running >= most) {
-            return Err(1);
-        }
-        if let Some(most) = per_minute {
-            self.count(now, most)?;
-        }
-        self.running += 1;
-        Ok(())
-    }
-
-    fn count(&mut self, now: u64, most: u32) -> Result<(), u64> {
-        while self.seconds.front().is_some_and(|&(second, _)| second + MINUTE <= now) {
-            self.seconds.pop_front();
-        }
-        let counted: u32 = self.seconds.iter().map(|&(_, count)| count).sum();
-        if counted >= most {
-            let first = self.seconds.front().map_or(now, |&(second, _)| second);
-            return Err((first + MINUTE).saturating_sub(now).max(1));
-        }
-        match self.seconds.back_mut() {
-            Some((second, count)) if *second == now => *count += 1,
-            _ => self.seconds.push_back((now, 1)),
-        }
-        Ok(())
-    }
-
-    /// Counts a stream out.
-    pub fn leave(&mut self) {
-        self.running = self.running.saturating_sub(1);
-    }
-
-    /// Says whether nothing would be forgotten if this were dropped at second `now`.
-    #[must_use]
-    pub fn is_idle(&self, now: u64) -> bool {
-        self.running == 0 && self.seconds.back().is_none_or(|&(second, _)| second + MINUTE <= now)
+/// Leaves out the figures without a ceiling.
+pub(super) fn limited(portion: Portion, limits: &Limits) -> Portion {
+    Portion {
+        requests: limits.requests.map_or(0, |_| portion.requests),
+        tokens: limits.tokens.map_or(0, |_| portion.tokens),
+        cost: limits.cost.map_or(Nanodollars(0), |_| portion.cost),
     }
 }
 
@@ -216,9 +259,14 @@ mod tests {
     use super::*;
     use crate::domain::{Timestamp, WindowKind};
 
-    fn account() -> Account {
+    /// An account to which so much is lent.
+    fn account(free: Portion) -> Account {
         let window = WindowKind::Day.at(Timestamp::from_seconds(0));
-        Account { window, used: Amounts::ZERO, reserved: Amounts::ZERO }
+        Account { lease: Lease { free, ..Lease::default() }, ..Account::new(window, Amounts::ZERO) }
+    }
+
+    fn portion(requests: i64, tokens: i64, cost: i64) -> Portion {
+        Portion { requests, tokens, cost: Nanodollars(cost) }
     }
 
     fn ask(prompt_tokens: i64, completion_tokens: i64) -> Ask {
@@ -226,104 +274,108 @@ mod tests {
         Ask { prompt_tokens, completion_tokens, price }
     }
 
+    const LEFT: Measure = Measure::Left;
+
     #[test]
     fn the_last_request_is_granted_and_the_next_refused() {
         let limits = Limits { requests: Some(2), ..Limits::default() };
-        let mut account = account();
-        let first = account.reserve(&ask(1, 1), &limits).unwrap();
-        account.reserve(&ask(1, 1), &limits).unwrap();
-        assert_eq!(account.reserve(&ask(1, 1), &limits), Err(Dimension::Requests));
-        account.settle(first, Amounts::ZERO);
-        account.reserve(&ask(1, 1), &limits).unwrap();
+        let mut account = account(portion(2, 0, 0));
+        let first = account.reserve(&ask(1, 1), &limits, LEFT).unwrap();
+        account.reserve(&ask(1, 1), &limits, LEFT).unwrap();
+        assert_eq!(account.reserve(&ask(1, 1), &limits, LEFT), Err(Dimension::Requests));
+        assert_eq!(account.settle(first, Amounts::ZERO, &limits), Portion::ZERO);
+        account.reserve(&ask(1, 1), &limits, LEFT).unwrap();
     }
 
     #[test]
     fn a_grant_is_cut_to_what_is_left_but_never_below_the_prompt() {
         let limits = Limits { tokens: Some(100), ..Limits::default() };
-        let mut account = account();
-        assert_eq!(account.reserve(&ask(101, 1), &limits), Err(Dimension::Tokens));
-        assert_eq!(account.reserve(&ask(60, 1_000), &limits).unwrap().completion_tokens, 40);
-        assert_eq!(account.reserve(&ask(0, 10), &limits), Err(Dimension::Tokens));
-        assert_eq!(account.extend(5, Nanodollars(0), &limits), Amounts::ZERO);
+        let mut account = account(portion(0, 100, 0));
+        assert_eq!(account.reserve(&ask(101, 1), &limits, LEFT), Err(Dimension::Tokens));
+        assert_eq!(account.reserve(&ask(60, 1_000), &limits, Measure::Whole), Err(Dimension::Tokens));
+        assert_eq!(account.reserve(&ask(60, 1_000), &limits, LEFT).unwrap().amounts.completion_tokens, 40);
+        assert_eq!(account.reserve(&ask(0, 10), &limits, LEFT), Err(Dimension::Tokens));
+        assert_eq!(account.extend(5, Nanodollars(0), &limits), Grant::default());
     }
 
     #[test]
     fn the_last_request_can_be_exchanged_and_stands_where_it_can_not() {
         let limits = Limits { requests: Some(1), tokens: Some(100), ..Limits::default() };
-        let mut account = account();
-        let first = account.reserve(&ask(10, 1_000), &limits).unwrap();
+        let mut account = account(portion(1, 100, 0));
+        let first = account.reserve(&ask(10, 1_000), &limits, LEFT).unwrap();
         let second = account.exchange(first, &ask(20, 30), &limits).unwrap();
-        assert_eq!((account.reserved, second.tokens()), (second, 50));
+        assert_eq!((account.reserved, second.amounts.tokens()), (second.amounts, 50));
+        assert_eq!(account.lease.free, portion(0, 50, 0));
         assert_eq!(account.exchange(second, &ask(101, 0), &limits), Err(Dimension::Tokens));
-        assert_eq!(account.reserved, second);
+        assert_eq!((account.reserved, account.lease.free), (second.amounts, portion(0, 50, 0)));
     }
 
     #[test]
-    fn an_overrun_is_booked_and_stops_further_grants() {
-        let limits = Limits { cost: Some(Nanodollars(100)), ..Limits::default() };
-        let mut account = account();
-        let granted = account.reserve(&ask(10, 1_000), &limits).unwrap();
-        assert_eq!(granted.cost, Nanodollars(100));
-        account.settle(granted, Amounts { requests: 1, cost: Nanodollars(130), ..Amounts::ZERO });
+    fn an_overrun_is_booked_and_takes_what_is_free() {
+        let limits = Limits { cost: Some(Nanodollars(120)), ..Limits::default() };
+        let mut account = account(portion(0, 0, 120));
+        let granted = account.reserve(&ask(10, 45), &limits, LEFT).unwrap();
+        assert_eq!(granted.taken, portion(0, 0, 100));
+        let truth = Amounts { requests: 1, cost: Nanodollars(130), ..Amounts::ZERO };
+        assert_eq!(account.settle(granted, truth, &limits), portion(0, 0, 120));
         assert_eq!(account.used.cost, Nanodollars(130));
         assert_eq!(account.figure(Dimension::Cost, &limits).remaining(), Some(0));
-        assert_eq!(account.reserve(&ask(0, 0), &limits), Err(Dimension::Cost));
+        assert_eq!(account.reserve(&ask(0, 0), &limits, LEFT), Err(Dimension::Cost));
     }
 
     #[test]
-    fn the_minute_slides() {
-        let mut meter = Meter::default();
-        for second in [0, 0, 30] {
-            meter.admit(second, Some(3), None).unwrap();
-        }
-        assert_eq!(meter.admit(31, Some(3), None), Err(29));
-        assert_eq!(meter.admit(59, Some(3), None), Err(1));
-        meter.admit(60, Some(3), None).unwrap();
-        meter.admit(60, Some(3), None).unwrap();
-        assert_eq!(meter.admit(61, Some(3), None), Err(29));
-        (0..5).for_each(|_| meter.leave());
-        assert!(!meter.is_idle(119) && meter.is_idle(120));
-    }
-
-    #[test]
-    fn streams_at_once_are_bounded_and_a_refusal_counts_nothing() {
-        let mut meter = Meter::default();
-        meter.admit(0, Some(9), Some(1)).unwrap();
-        assert_eq!(meter.admit(0, Some(9), Some(1)), Err(1));
-        meter.leave();
-        meter.admit(0, Some(2), Some(1)).unwrap();
-        assert!(meter.admit(0, None, Some(1)).is_err());
+    fn what_is_lent_elsewhere_is_reserved() {
+        let limits = Limits { requests: Some(10), ..Limits::default() };
+        let mut account = account(portion(3, 0, 0));
+        account.lease.elsewhere = portion(5, 9, 9);
+        account.reserve(&ask(1, 1), &limits, LEFT).unwrap();
+        let figure = account.figure(Dimension::Requests, &limits);
+        assert_eq!((figure.used, figure.reserved, figure.remaining()), (0, 6, Some(4)));
     }
 
     proptest! {
+        /// Whatever happens, what was lent is free, taken or used up; and none of these is ever negative.
         #[test]
-        fn grants_never_pass_a_ceiling(
-            limits in (0i64..50, 0i64..2_000, 0i64..3_000),
-            steps in proptest::collection::vec((0i64..200, 0i64..300, 0i64..400, any::<bool>()), 1..60),
+        fn a_lease_is_conserved(
+            limits in proptest::option::of(0i64..50).prop_flat_map(|requests| {
+                (Just(requests), proptest::option::of(0i64..2_000), proptest::option::of(0i64..3_000))
+            }),
+            steps in proptest::collection::vec((0i64..200, 0i64..300, 0i64..400, 0u8..4), 1..60),
         ) {
-            let limits =
-                Limits { requests: Some(limits.0), tokens: Some(limits.1), cost: Some(Nanodollars(limits.2)) };
-            let mut account = account();
-            let mut open = Vec::new();
-            for (prompt, completion, more, end) in steps {
-                if let Ok(granted) = account.reserve(&ask(prompt, completion), &limits) {
-                    open.push(granted);
+            let limits = Limits { requests: limits.0, tokens: limits.1, cost: limits.2.map(Nanodollars) };
+            let lent = portion(limits.requests.unwrap_or(0), limits.tokens.unwrap_or(0), limits.cost.map_or(0, |c| c.0));
+            let mut account = account(lent);
+            let (mut open, mut used_up) = (Vec::<Grant>::new(), Portion::ZERO);
+            for (prompt, completion, more, kind) in steps {
+                match (kind, open.pop()) {
+                    (0, Some(mut granted)) => {
+                        let added = account.extend(more, Nanodollars(more), &limits);
+                        granted.amounts += added.amounts;
+                        granted.taken += added.taken;
+                        open.push(granted);
+                    }
+                    (1, Some(granted)) => {
+                        let truth = Amounts { completion_tokens: more, cost: Nanodollars(more), ..granted.amounts };
+                        used_up += account.settle(granted, truth, &limits);
+                    }
+                    (2, Some(granted)) => {
+                        open.push(account.exchange(granted, &ask(prompt, completion), &limits).unwrap_or(granted));
+                    }
+                    (_, last) => {
+                        open.extend(last);
+                        open.extend(account.reserve(&ask(prompt, completion), &limits, LEFT));
+                    }
                 }
-                if let Some(granted) = open.last_mut() {
-                    *granted += account.extend(more, Nanodollars(more), &limits);
-                }
-                for dimension in [Dimension::Requests, Dimension::Tokens, Dimension::Cost] {
-                    let figure = account.figure(dimension, &limits);
-                    prop_assert!(figure.used + figure.reserved <= figure.limit.unwrap());
-                }
-                if end && let Some(granted) = open.pop() {
-                    account.settle(granted, granted);
+                let taken = open.iter().fold(Portion::ZERO, |sum, granted| sum + granted.taken);
+                prop_assert_eq!(account.lease.free + taken + used_up, lent);
+                for figure in Dimension::ALL {
+                    prop_assert!(figure.of(account.lease.free) >= 0 && figure.of(used_up) >= 0);
                 }
             }
             for granted in open {
-                account.settle(granted, Amounts::ZERO);
+                used_up += account.settle(granted, Amounts::ZERO, &limits);
             }
-            prop_assert_eq!(account.reserved, Amounts::ZERO);
+            prop_assert_eq!((account.reserved, account.lease.free + used_up), (Amounts::ZERO, lent));
         }
     }
 }

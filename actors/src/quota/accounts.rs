@@ -1,13 +1,12 @@
 //! Accounts: the counts of every user that was seen lately, shared by all workers.
 //!
 //! A user's meter and accounts lie behind one lock, held for a few integers' time and never across an `.await`, so a
-//! limit is exact over all workers. What is not in memory is read from the store: all accounts that wait share one
-//! statement, in one flight at a time.
+//! limit is exact over all workers. What is not in memory is read from the store (`lending`).
 //!
 //! Invariants:
-//! - Counts are read from the store only while nobody holds a reservation in them and everything that was settled in
-//!   them has reached the store; so nothing is counted twice, and nothing is forgotten.
-//! - A user is dropped from memory only then, too.
+//! - A user is dropped from memory only while nobody holds a reservation of theirs, everything that was settled has
+//!   reached the store, and no exchange is under way. What is lent to them then stays lent, and is taken up again when
+//!   they come back.
 //! - There are never more than `max_accounts` users in memory; where none can be dropped, new ones are refused.
 
 use std::{
@@ -16,17 +15,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
+use uuid::Uuid;
 
-use super::account::{Account, Meter};
+use super::{
+    account::{Account, Grant},
+    lending::Queue,
+    loan::Held,
+    meter::Meter,
+};
 use crate::{
-    domain::{AccountKey, Amounts, ClassId, Timestamp, UserId, UserKey, Window},
-    ports::{LedgerStore, StoreError},
+    domain::{Amounts, ClassId, Limits, PlanLimit, Portion, Posting, Timestamp, UserId, UserKey, Window},
+    ports::{Clock, LedgerStore},
 };
 
-const SHARDS: usize = 16;
-/// The most accounts that one statement reads.
-const LOAD_BATCH: usize = 1_000;
+pub(super) const SHARDS: usize = 16;
 
 /// Locks, whether or not a thread panicked while it held the lock: every change here is a whole one.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -45,96 +48,118 @@ pub(crate) struct UserState {
 #[derive(Debug)]
 pub(crate) struct Counts {
     pub(crate) meter: Meter,
-    accounts: Vec<(ClassId, Account)>,
-    last_used: Instant,
+    pub(super) held: Vec<Held>,
+    pub(super) last_used: Instant,
     /// Postings that were settled here and haven't reached the store.
     unflushed: u64,
 }
 
+/// What a reservation is held against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Against {
+    pub(crate) line: PlanLimit,
+    pub(crate) window: Window,
+    pub(crate) opened_at: Timestamp,
+    /// The account's generation when it was promised.
+    pub(crate) generation: u64,
+}
+
 impl Counts {
+    /// Returns what is held of an account, if its counts of that window are known.
+    pub(crate) fn held(&mut self, class: ClassId, window: Window) -> Option<&mut Held> {
+        self.held.iter_mut().find(|held| held.class == class && held.account.window == window)
+    }
+
     /// Returns the account, if its counts of that window are known.
     pub(crate) fn account(&mut self, class: ClassId, window: Window) -> Option<&mut Account> {
-        let find = |entry: &&mut (ClassId, Account)| entry.0 == class && entry.1.window == window;
-        self.accounts.iter_mut().find(find).map(|(_, account)| account)
+        self.held(class, window).map(|held| &mut held.account)
     }
 
-    /// Replaces a promise, made at that time in that class and window, by the truth, which counts in the windows of
-    /// both kinds, as it does in the store. `posted` says whether a posting of it is on its way there.
-    pub(crate) fn settle(
-        &mut self,
-        (class, window, opened_at): (ClassId, Window, Timestamp),
-        granted: Amounts,
-        truth: Amounts,
-        posted: bool,
-    ) {
-        for (_, account) in self.accounts.iter_mut().filter(|(of, _)| *of == class) {
-            if account.window == window {
-                account.settle(granted, truth);
-            } else if account.window == account.window.kind().at(opened_at) {
-                account.settle(Amounts::ZERO, truth);
+    /// Replaces a promise by the truth, which counts in the windows of both kinds, as it does in the store. Returns
+    /// what it uses up of the lease. `posted` says whether a posting of it is on its way to the store.
+    pub(crate) fn settle(&mut self, against: &Against, granted: Grant, truth: Amounts, posted: bool) -> Portion {
+        let Against { line, window, opened_at, generation } = *against;
+        let mut leased = Portion::ZERO;
+        for held in self.held.iter_mut().filter(|held| held.class == line.class) {
+            if held.account.window == window {
+                // What was taken from a lease that is forgotten can't go back to it.
+                let current = held.loan.generation == generation;
+                let taken = if current { granted.taken } else { Portion::ZERO };
+                leased = held.account.settle(Grant { taken, ..granted }, truth, &line.limits);
+            } else if held.account.window == held.account.window.kind().at(opened_at) {
+                held.account.settle(Grant::default(), truth, &Limits::default());
+            } else {
+                continue;
             }
+            held.loan.unflushed += u64::from(posted);
+            held.touch();
         }
         self.unflushed += u64::from(posted);
+        leased
     }
 
-    fn insert(&mut self, class: ClassId, window: Window, used: Amounts) {
-        if self.account(class, window).is_some() {
-            return;
-        }
-        // A window that is over goes when nobody is left who settles in it.
-        self.accounts.retain(|(_, account)| account.window.end() > window.start() || account.reserved != Amounts::ZERO);
-        self.accounts.push((class, Account { window, used, reserved: Amounts::ZERO }));
+    /// Adds an account. Those of windows that are over go, when nobody is left who settles in them.
+    pub(super) fn insert(&mut self, held: Held, now: Timestamp) -> &mut Held {
+        self.held.retain(|old| old.account.window.end() > now || !old.is_quiet());
+        let index = self.held.len();
+        self.held.push(held);
+        // Just pushed.
+        self.held.get_mut(index).unwrap_or_else(|| unreachable!("an account was just added"))
     }
 
     fn is_idle(&self, now: Instant, second: u64, idle: Duration) -> bool {
         now.saturating_duration_since(self.last_used) >= idle
             && self.meter.is_idle(second)
             && self.unflushed == 0
-            && self.accounts.iter().all(|(_, account)| account.reserved == Amounts::ZERO)
+            && self.held.iter().all(|held| held.is_quiet() && !held.loan.asked)
     }
-}
-
-/// What a waiting request is told when its account's counts were read, or couldn't be.
-type Answer = Result<(), StoreError>;
-
-/// An account to be read, and who waits for it.
-struct Read {
-    user: Arc<UserState>,
-    waiters: Vec<oneshot::Sender<Answer>>,
-}
-
-/// Accounts to be read.
-#[derive(Default)]
-struct Queue {
-    flying: bool,
-    reads: HashMap<(AccountKey, Window), Read>,
 }
 
 /// The table.
 pub struct Accounts {
-    store: Arc<dyn LedgerStore>,
-    shards: [Mutex<HashMap<UserKey, Arc<UserState>>>; SHARDS],
+    pub(super) store: Arc<dyn LedgerStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) instance: Uuid,
+    pub(super) shards: [Mutex<HashMap<UserKey, Arc<UserState>>>; SHARDS],
     most_in_shard: usize,
     started: Instant,
-    queue: Mutex<Queue>,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) wanted: Notify,
+    /// A flight has ended.
+    pub(super) landed: Notify,
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounts").field("instance", &self.instance).finish_non_exhaustive()
+    }
 }
 
 impl Accounts {
-    /// Makes an empty table for at most `max_accounts` users.
+    /// Makes an empty table for at most `max_accounts` users; leases are lent to `instance`.
     #[must_use]
-    pub fn new(store: Arc<dyn LedgerStore>, max_accounts: usize, now: Instant) -> Self {
+    pub fn new(store: Arc<dyn LedgerStore>, instance: Uuid, max_accounts: usize, clock: Arc<dyn Clock>) -> Self {
         Self {
             store,
+            instance,
             shards: std::array::from_fn(|_| Mutex::default()),
             most_in_shard: (max_accounts / SHARDS).max(1),
-            started: now,
+            started: clock.now(),
+            clock,
             queue: Mutex::default(),
+            wanted: Notify::new(),
+            landed: Notify::new(),
         }
     }
 
-    fn shard(&self, user: UserKey) -> &Mutex<HashMap<UserKey, Arc<UserState>>> {
+    pub(super) fn shard(&self, user: UserKey) -> &Mutex<HashMap<UserKey, Arc<UserState>>> {
         let index = usize::try_from(user.0.rem_euclid(16)).unwrap_or(0);
         self.shards.get(index).unwrap_or(&self.shards[0])
+    }
+
+    /// Returns a user who is in memory.
+    pub(super) fn known(&self, key: UserKey) -> Option<Arc<UserState>> {
+        lock(self.shard(key)).get(&key).cloned()
     }
 
     /// Returns whole seconds since the table was made.
@@ -157,7 +182,7 @@ impl Accounts {
         if shard.len() >= self.most_in_shard {
             return None;
         }
-        let counts = Counts { meter: Meter::default(), accounts: Vec::new(), last_used: now, unflushed: 0 };
+        let counts = Counts { meter: Meter::default(), held: Vec::new(), last_used: now, unflushed: 0 };
         let user = Arc::new(UserState { key, id: id.clone(), counts: Mutex::new(counts) });
         shard.insert(key, Arc::clone(&user));
         Some(user)
@@ -175,89 +200,33 @@ impl Accounts {
         shard.retain(|_, user| Arc::strong_count(user) > 1 || !lock(&user.counts).is_idle(now, second, idle));
     }
 
-    /// Notes that so many of a user's postings have reached the store, and returns what is known of that user, for the
+    /// Notes that these postings of a user have reached the store, and returns what is known of that user, for the
     /// snapshot in the shared cache.
-    pub(crate) fn post_flushed(&self, user: UserKey, postings: u64) -> Option<(UserId, Vec<(ClassId, Account)>)> {
-        let user = lock(self.shard(user)).get(&user).cloned()?;
+    pub(crate) fn post_flushed(
+        &self,
+        user: UserKey,
+        postings: &[&Posting],
+    ) -> Option<(UserId, Vec<(ClassId, Account)>)> {
+        let user = self.known(user)?;
         let mut counts = lock(&user.counts);
-        counts.unflushed = counts.unflushed.saturating_sub(postings);
-        Some((user.id.clone(), counts.accounts.clone()))
-    }
-
-    /// Queues an account to be read from the store. Returns the answer to wait for, and whether the caller has to see
-    /// that [`Accounts::fly`] runs, since nobody does.
-    pub(crate) fn post_load(&self, user: &Arc<UserState>, class: ClassId, window: Window) -> (Waiting, bool) {
-        let (sender, answer) = oneshot::channel();
-        let key = AccountKey { user: user.key, class };
-        let mut queue = lock(&self.queue);
-        let read = || Read { user: Arc::clone(user), waiters: Vec::new() };
-        queue.reads.entry((key, window)).or_insert_with(read).waiters.push(sender);
-        (Waiting(answer), !std::mem::replace(&mut queue.flying, true))
-    }
-
-    /// Reads what is queued until nothing is. Run by an actor, not by a request, since a request may go away.
-    pub(crate) async fn fly(self: Arc<Self>) {
-        let mut landing = Landing { accounts: &self, done: false };
-        loop {
-            let batch = self.next_batch();
-            if batch.is_empty() {
-                landing.done = true;
-                return;
-            }
-            let keys: Vec<_> = batch.iter().map(|(key, _)| *key).collect();
-            let totals = self.store.totals(&keys).await;
-            for (index, ((key, window), Read { user, waiters })) in batch.into_iter().enumerate() {
-                let answer = match &totals {
-                    Ok(totals) => {
-                        let used = totals.get(index).copied().unwrap_or_default();
-                        lock(&user.counts).insert(key.class, window, used);
-                        Ok(())
-                    }
-                    Err(error) => Err(error.clone()),
-                };
-                for waiter in waiters {
-                    // Whoever left needs no answer.
-                    let _left = waiter.send(answer.clone()).is_err();
-                }
+        counts.unflushed = counts.unflushed.saturating_sub(postings.len() as u64);
+        for posting in postings {
+            let windows = posting.windows();
+            let counted = |held: &&mut Held| held.class == posting.class && windows.contains(&held.account.window);
+            for held in counts.held.iter_mut().filter(counted) {
+                held.loan.unflushed = held.loan.unflushed.saturating_sub(1);
+                held.touch();
             }
         }
+        Some((user.id.clone(), counts.held.iter().map(|held| (held.class, held.account)).collect()))
     }
 
-    /// Takes what is queued; where nothing is, the flight is over, within the same lock.
-    fn next_batch(&self) -> Vec<((AccountKey, Window), Read)> {
-        let mut queue = lock(&self.queue);
-        let keys: Vec<_> = queue.reads.keys().take(LOAD_BATCH).copied().collect();
-        queue.flying = !keys.is_empty();
-        keys.into_iter().filter_map(|key| queue.reads.remove(&key).map(|read| (key, read))).collect()
-    }
-}
-
-/// The answer to a read that was queued.
-pub(crate) struct Waiting(oneshot::Receiver<Answer>);
-
-impl Waiting {
-    /// Waits until the counts are in memory.
-    ///
-    /// # Errors
-    /// The store's; the next request tries again.
-    pub(crate) async fn answer(self) -> Answer {
-        self.0.await.unwrap_or_else(|_closed| Err(StoreError::Unavailable("the read was given up".into())))
-    }
-}
-
-/// Ends a flight that was given up: whoever waits is told so, and the next request flies.
-struct Landing<'a> {
-    accounts: &'a Accounts,
-    /// Nothing waited any more: whatever is queued now belongs to the next flight.
-    done: bool,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut queue = lock(&self.accounts.queue);
-            queue.flying = false;
-            queue.reads.clear();
+    /// Forgets all that was lent: the store was put back, or somebody has written this instance off.
+    pub(crate) fn forget_leases(&self) {
+        for shard in &self.shards {
+            for user in lock(shard).values() {
+                lock(&user.counts).held.iter_mut().for_each(Held::forget);
+            }
         }
     }
 }

@@ -3,8 +3,7 @@
 //! Invariants:
 //! - A reservation ends exactly once: settled by [`Reservation::settle`], or released when it is dropped. A release
 //!   charges nothing and leaves no row, so whoever has contacted a provider settles.
-//! - While it is open, its share of the account is reserved and the space of its posting in the books is claimed, so
-//!   settling can't fail.
+//! - While it is open, its share of the account is reserved, and its end has its space in the journal.
 
 use std::sync::Arc;
 
@@ -12,12 +11,16 @@ use uuid::Uuid;
 
 use super::{
     Shortage, Wish,
-    account::{Account, Dimension, Figure},
-    accounts::{Accounts, UserState, lock},
+    account::{Account, Dimension, Figure, Grant, limited},
+    accounts::{Accounts, Against, UserState, lock},
+    loan::{Held, Verdict},
 };
 use crate::{
-    domain::{Amounts, ClassId, Limits, ModelKey, Nanodollars, Outcome, PlanLimit, Posting, Price, Timestamp, Window},
-    ledger::Entry,
+    domain::{
+        Amounts, ClassId, Limits, ModelKey, Nanodollars, Outcome, PlanLimit, Portion, Posting, Price, Timestamp,
+        UserKey, Window,
+    },
+    ledger::{Entry, Receipt, Unwritten},
 };
 
 /// A user's place among the running streams. Dropping it makes room.
@@ -47,15 +50,27 @@ pub struct Settlement {
 #[derive(Debug)]
 #[must_use = "dropping a reservation releases it"]
 pub struct Reservation {
+    pub(super) accounts: Arc<Accounts>,
     pub(super) user: Arc<UserState>,
+    /// The id of its row.
+    pub(super) id: Uuid,
     pub(super) model: ModelKey,
-    pub(super) line: PlanLimit,
-    pub(super) window: Window,
     pub(super) price: Price,
-    pub(super) opened_at: Timestamp,
-    pub(super) granted: Amounts,
+    pub(super) against: Against,
+    pub(super) granted: Grant,
     /// `None` once it has ended.
     pub(super) entry: Option<Entry>,
+}
+
+/// Whether a request may produce more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cover {
+    /// What it needs is promised.
+    Yes,
+    /// Not enough is free here; the store may have more.
+    Ask,
+    /// It has used up what there is and must be cut off.
+    No,
 }
 
 /// Where an account stands with a reservation counted in: for response headers.
@@ -73,7 +88,7 @@ impl Reservation {
     /// Returns what it was granted so far.
     #[must_use]
     pub fn granted(&self) -> Amounts {
-        self.granted
+        self.granted.amounts
     }
 
     /// Returns the price that its estimate goes by.
@@ -85,19 +100,29 @@ impl Reservation {
     /// Returns the class in which it is held.
     #[must_use]
     pub fn class(&self) -> ClassId {
-        self.line.class
+        self.against.line.class
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.against.line.limits
+    }
+
+    /// Runs `work` on what is held of its account, if its window isn't over.
+    fn with_held<T>(&self, work: impl FnOnce(&mut Held) -> T) -> Option<T> {
+        let mut counts = lock(&self.user.counts);
+        counts.held(self.against.line.class, self.against.window).map(work)
     }
 
     /// Returns where its account stands, if its window isn't over.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
-        let mut counts = lock(&self.user.counts);
-        let account = counts.account(self.line.class, self.window)?;
-        let figure = |dimension| account.figure(dimension, &self.line.limits);
-        Some(Standing {
-            requests: figure(Dimension::Requests),
-            tokens: figure(Dimension::Tokens),
-            resets_at: self.window.end(),
+        self.with_held(|held| {
+            let figure = |dimension| held.account.figure(dimension, self.limits());
+            Standing {
+                requests: figure(Dimension::Requests),
+                tokens: figure(Dimension::Tokens),
+                resets_at: self.against.window.end(),
+            }
         })
     }
 
@@ -105,90 +130,141 @@ impl Reservation {
     /// where it doesn't, all stands as it was. `None` where the class is another one.
     #[must_use]
     pub fn exchange(&mut self, wish: &Wish) -> Option<bool> {
-        if wish.line.class != self.line.class {
+        if wish.line.class != self.against.line.class {
             return None;
         }
-        let mut counts = lock(&self.user.counts);
-        let account = counts.account(self.line.class, self.window);
-        let granted = account.and_then(|account| account.exchange(self.granted, &wish.ask, &self.line.limits).ok());
+        let granted = self.with_held(|held| {
+            held.touch();
+            held.account.exchange(self.granted, &wish.ask, self.limits()).ok()
+        });
+        let granted = granted.flatten();
         if let Some(granted) = granted {
             (self.granted, self.price, self.model) = (granted, wish.ask.price, wish.model);
         }
         Some(granted.is_some())
     }
 
-    /// Makes sure that this many completion tokens are covered, by taking more of what is left. `false`: the request
-    /// has used up what there is and must be cut off.
+    /// Makes sure that this many completion tokens are covered, by taking more of what is free.
     #[must_use]
-    pub fn cover(&mut self, completion_tokens: i64) -> bool {
-        let Limits { tokens, cost, .. } = self.line.limits;
-        if tokens.is_none() && cost.is_none() {
-            return true;
-        }
-        let needed = self.price.of(self.granted.prompt_tokens, completion_tokens);
-        let covers = |granted: &Amounts| {
-            (tokens.is_none() || completion_tokens <= granted.completion_tokens)
-                && (cost.is_none() || needed <= granted.cost)
-        };
-        if covers(&self.granted) {
-            return true;
+    pub fn cover(&mut self, completion_tokens: i64) -> Cover {
+        let missing = self.missing(completion_tokens);
+        if missing == Portion::ZERO {
+            return Cover::Yes;
         }
         // As much again as it needs now, so that a long answer asks seldom.
-        let more = Amounts {
-            completion_tokens: completion_tokens
-                .saturating_mul(2)
-                .saturating_sub(self.granted.completion_tokens)
-                .max(0),
-            cost: Nanodollars(needed.0.saturating_mul(2).saturating_sub(self.granted.cost.0).max(0)),
-            ..Amounts::ZERO
-        };
-        let mut counts = lock(&self.user.counts);
-        if let Some(account) = counts.account(self.line.class, self.window) {
-            self.granted += account.extend(more.completion_tokens, more.cost, &self.line.limits);
+        let more = self.missing(completion_tokens.saturating_mul(2));
+        let added = self.with_held(|held| {
+            held.touch();
+            held.account.extend(more.tokens, more.cost, self.limits())
+        });
+        if let Some(added) = added {
+            self.granted.amounts += added.amounts;
+            self.granted.taken += added.taken;
         }
-        covers(&self.granted)
+        let missing = self.missing(completion_tokens);
+        if missing == Portion::ZERO {
+            return Cover::Yes;
+        }
+        let dimension = if missing.tokens > 0 { Dimension::Tokens } else { Dimension::Cost };
+        let now = self.accounts.clock.now();
+        match self.with_held(|held| held.verdict(dimension, now)) {
+            Some(Verdict::Exhausted) => Cover::No,
+            _ => Cover::Ask,
+        }
+    }
+
+    /// Returns what isn't granted of so many completion tokens; nothing of a figure without a ceiling.
+    fn missing(&self, completion_tokens: i64) -> Portion {
+        let Amounts { prompt_tokens, completion_tokens: granted, cost, .. } = self.granted.amounts;
+        let needed = self.price.of(prompt_tokens, completion_tokens);
+        let missing =
+            Portion { requests: 0, tokens: completion_tokens - granted, cost: Nanodollars(needed.0 - cost.0) };
+        limited(missing, self.limits()).zip(Portion::ZERO, i64::max)
+    }
+
+    /// Asks the store for what this many completion tokens need. To be followed by another [`Reservation::cover`].
+    ///
+    /// # Cancel safety
+    /// What the store has lent stays with the account.
+    pub fn ask_more(&self, completion_tokens: i64) -> impl Future<Output = ()> + use<> {
+        let more = self.missing(completion_tokens.saturating_mul(2));
+        let waiting = self.accounts.ask_lease(&self.user, self.against.line, self.against.window, more);
+        async move {
+            // Where the store is away nothing more is free, which is what the next look finds.
+            let _answered = waiting.answer().await.is_ok();
+        }
     }
 
     /// Returns which ceiling it ran into; `None` where there is room.
     #[must_use]
     pub fn shortage(&self) -> Option<Shortage> {
-        let mut counts = lock(&self.user.counts);
-        let account = counts.account(self.line.class, self.window)?;
-        [Dimension::Tokens, Dimension::Cost].into_iter().find_map(|dimension| {
-            let figure = account.figure(dimension, &self.line.limits);
-            let full = figure.remaining() == Some(0);
-            full.then_some(Shortage { class: self.line.class, dimension, figure, window: self.window })
-        })
+        let Against { line, window, .. } = self.against;
+        self.with_held(|held| {
+            [Dimension::Tokens, Dimension::Cost].into_iter().find_map(|dimension| {
+                let figure = held.account.figure(dimension, &line.limits);
+                let full = figure.limit.is_some() && dimension.of(held.account.lease.free) == 0;
+                full.then_some(Shortage { class: line.class, dimension, figure, window })
+            })
+        })?
     }
 
     /// Returns when it opened, by the store's clock.
     #[must_use]
     pub fn opened_at(&self) -> Timestamp {
-        self.opened_at
+        self.against.opened_at
     }
 
-    /// Ends it with the truth. The posting is in the books when this returns.
-    pub fn settle(mut self, truth: Settlement) {
-        if let Some(entry) = self.entry.take() {
-            let posting = Posting {
-                id: Uuid::now_v7(),
-                user: self.user.key,
-                class: self.line.class,
-                model: self.model,
-                opened_at: self.opened_at,
-                settled_at: truth.at,
-                outcome: truth.outcome,
-                estimated: truth.estimated,
-                amounts: truth.amounts,
-            };
-            self.close(truth.amounts, true);
-            entry.settle(posting);
-        }
+    /// Returns what is to be waited for before a provider is contacted.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        self.entry.as_ref()?.receipt()
     }
 
-    fn close(&self, truth: Amounts, posted: bool) {
+    /// Ends it with the truth. The posting is in the journal when this returns.
+    ///
+    /// # Errors
+    /// [`Unwritten`]: the request has to end as if the process had died; nothing is charged.
+    pub fn settle(mut self, truth: Settlement) -> Result<Option<Receipt>, Unwritten> {
+        let Some(entry) = self.entry.take() else { return Err(Unwritten) };
+        let leased = self.close(truth.amounts, true);
+        let posting = Posting {
+            settled_at: truth.at,
+            outcome: truth.outcome,
+            estimated: truth.estimated,
+            amounts: truth.amounts,
+            leased,
+            ..draft(self.id, self.user.key, self.model, &self.against)
+        };
+        entry.settle(posting)
+    }
+
+    fn close(&self, truth: Amounts, posted: bool) -> Portion {
         let mut counts = lock(&self.user.counts);
-        counts.settle((self.line.class, self.window, self.opened_at), self.granted, truth, posted);
+        let leased = counts.settle(&self.against, self.granted, truth, posted);
+        let held = counts.held(self.against.line.class, self.against.window);
+        let returns = held.is_some_and(|held| held.is_contended());
+        drop(counts);
+        if returns {
+            self.accounts.post_return(&self.user, self.against.line, self.against.window);
+        }
+        leased
+    }
+}
+
+/// The row of a request of which nothing more is known than that it was admitted.
+pub(super) fn draft(id: Uuid, user: UserKey, model: ModelKey, against: &Against) -> Posting {
+    Posting {
+        id,
+        user,
+        class: against.line.class,
+        model,
+        opened_at: against.opened_at,
+        settled_at: against.opened_at,
+        outcome: Outcome::Interrupted,
+        estimated: false,
+        amounts: Amounts::ZERO,
+        window: against.line.window,
+        leased: Portion::ZERO,
     }
 }
 

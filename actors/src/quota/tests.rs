@@ -1,13 +1,13 @@
 //! Gate, accounts and ledger together, over books in memory.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
 use super::*;
 use crate::{
     domain::{ClassId, Limits, Nanodollars, Outcome, PlanId, Price, Role, UserKey, WindowKind},
-    ledger::{Flusher, Shelf},
+    ledger::{FlushError, Flusher, Fsync, JournalConfig, Landed, Owner, Shelf},
     testing::{FakeLedger, ManualClock},
 };
 
@@ -19,31 +19,61 @@ struct World {
     accounts: Arc<Accounts>,
     shelf: Arc<Shelf>,
     gate: QuotaHandle,
+    flusher: RefCell<Option<Flusher>>,
+    _folder: tempfile::TempDir,
 }
 
 impl World {
-    fn start(max_accounts: usize, max_pending: usize) -> Rc<Self> {
-        let (store, clock) = (Arc::new(FakeLedger::default()), Arc::new(ManualClock::new()));
-        let accounts = Arc::new(Accounts::new(store.clone(), max_accounts, clock.now()));
-        let shelf = Shelf::new(max_pending, 100);
-        let config = Config { max_accounts, idle_timeout: IDLE, load_timeout: Duration::from_secs(5) };
+    fn start(max_accounts: usize) -> Rc<Self> {
+        Self::instance(Arc::new(FakeLedger::default()), max_accounts)
+    }
+
+    /// Starts an instance of its own on these books.
+    fn instance(store: Arc<FakeLedger>, max_accounts: usize) -> Rc<Self> {
+        let clock = Arc::new(ManualClock::new());
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { store: Uuid::from_u128(1), instance: Uuid::new_v4() };
+        let accounts = Arc::new(Accounts::new(store.clone(), owner.instance, max_accounts, clock.clone()));
+        let shelf = Shelf::new(journal(), folder.path(), owner, 100, clock.clone()).unwrap();
+        let (load_timeout, lease_wait) = (Duration::from_secs(5), Duration::from_millis(300));
+        let config = Config { max_accounts, idle_timeout: IDLE, load_timeout, lease_wait };
         let gate = QuotaGate::start(config, accounts.clone(), shelf.open_books(), clock.clone());
-        Rc::new(Self { store, clock, accounts, shelf, gate })
+        let flusher = RefCell::new(Some(Flusher::new(shelf.clone(), store.clone())));
+        Rc::new(Self { store, clock, accounts, shelf, gate, flusher, _folder: folder })
     }
 
     async fn admit(&self, user: i64, requests: Option<i64>) -> Result<(Permit, Reservation), QuotaError> {
         self.gate.ask_admit(&plan(), wish(user, requests)).await
     }
 
-    /// Brings what was settled into the store.
-    async fn flush(&self) -> usize {
-        let mut flusher = Flusher::new(self.shelf.clone(), self.store.clone());
-        let batch = flusher.flush().await.unwrap();
-        let postings = batch.map_or_else(Vec::new, |batch| batch.postings.clone());
+    /// Brings what was settled into the store, or tries to.
+    async fn try_flush(&self) -> Result<usize, FlushError> {
+        let mut flusher = self.flusher.take().unwrap();
+        flusher.sync();
+        let landed = flusher.flush().await;
+        self.flusher.replace(Some(flusher));
+        let landed = landed?;
+        let postings: Vec<_> = landed.iter().flat_map(Landed::news).collect();
         for posting in &postings {
-            self.accounts.post_flushed(posting.user, 1);
+            self.accounts.post_flushed(posting.user, &[posting]);
         }
-        postings.len()
+        Ok(postings.len())
+    }
+
+    async fn flush(&self) -> usize {
+        self.try_flush().await.unwrap()
+    }
+}
+
+/// Small journals, synced when asked.
+fn journal() -> JournalConfig {
+    JournalConfig {
+        fsync: Fsync::Interval,
+        fsync_interval: Duration::from_secs(10),
+        segment_bytes: 64 << 10,
+        retain: Duration::ZERO,
+        retain_bytes: 0,
+        max_bytes: 1 << 20,
     }
 }
 
@@ -70,12 +100,13 @@ fn wish(user: i64, requests: Option<i64>) -> Wish {
 fn settle(world: &World, reservation: Reservation) {
     let amounts = Amounts { requests: 1, prompt_tokens: 3, completion_tokens: 4, cost: Nanodollars(0) };
     let at = world.clock.wall();
-    reservation.settle(Settlement { outcome: Outcome::Completed, estimated: false, amounts, at });
+    let settled = reservation.settle(Settlement { outcome: Outcome::Completed, estimated: false, amounts, at });
+    assert!(settled.is_ok());
 }
 
 #[actix_rt::test]
 async fn cold_requests_of_many_users_share_statements() {
-    let world = World::start(1_000, 1_000);
+    let world = World::start(1_000);
     let asked = join_all((0..200).map(|n| world.admit(n % 50, Some(1_000)))).await;
     assert!(asked.iter().all(Result::is_ok));
     assert!(world.store.reads.calls() <= 3, "{} statements", world.store.reads.calls());
@@ -83,7 +114,7 @@ async fn cold_requests_of_many_users_share_statements() {
 
 #[actix_rt::test]
 async fn an_unread_account_is_refused_and_read_again_by_the_next() {
-    let world = World::start(1_000, 1_000);
+    let world = World::start(1_000);
     world.store.reads.set_down(true);
     assert_eq!(world.admit(1, Some(1)).await.err(), Some(QuotaError::Unavailable));
     world.store.reads.set_down(false);
@@ -92,7 +123,7 @@ async fn an_unread_account_is_refused_and_read_again_by_the_next() {
 
 #[actix_rt::test]
 async fn a_limit_is_exact_and_a_released_place_is_free_again() {
-    let world = World::start(1_000, 1_000);
+    let world = World::start(1_000);
     let admitted: Vec<_> = join_all((0..100).map(|_| world.admit(1, Some(7)))).await.into_iter().flatten().collect();
     assert_eq!(admitted.len(), 7);
     drop(admitted);
@@ -103,21 +134,18 @@ async fn a_limit_is_exact_and_a_released_place_is_free_again() {
 }
 
 #[actix_rt::test]
-async fn full_books_refuse_and_promise_nothing() {
-    let world = World::start(1_000, 1);
-    let first = world.admit(1, Some(2)).await.unwrap();
+async fn a_full_journal_refuses_and_promises_nothing() {
+    let world = World::start(1_000);
+    // Without a spare segment there is room for a few that run, and for the end of each.
+    world.shelf.close();
     assert_eq!(world.admit(1, Some(2)).await.err(), Some(QuotaError::BooksFull));
-    drop(first);
-    let (_permit, reservation) = world.admit(1, Some(2)).await.unwrap();
-    settle(&world, reservation);
-    assert_eq!(world.admit(1, Some(2)).await.err(), Some(QuotaError::BooksFull), "until the posting has arrived");
-    assert_eq!(world.flush().await, 1);
-    assert!(world.admit(1, Some(2)).await.is_ok());
+    let usage = world.gate.ask_usage(wish(1, Some(2)).caller, vec![wish(1, Some(2)).line]).await.unwrap();
+    assert_eq!(usage[0].account.figure(Dimension::Requests, &usage[0].line.limits).remaining(), Some(2));
 }
 
 #[actix_rt::test]
 async fn a_user_is_forgotten_only_when_the_store_knows_everything() {
-    let world = World::start(16, 1_000);
+    let world = World::start(16);
     let (permit, reservation) = world.admit(0, Some(2)).await.unwrap();
     settle(&world, reservation);
     drop(permit);
@@ -134,7 +162,7 @@ async fn a_user_is_forgotten_only_when_the_store_knows_everything() {
 
 #[actix_rt::test]
 async fn a_new_day_starts_at_zero_and_the_old_one_is_settled_in_its_own() {
-    let world = World::start(1_000, 1_000);
+    let world = World::start(1_000);
     world.clock.set_wall(ManualClock::START.plus(Duration::from_secs(86_399)));
     let (_permit, yesterday) = world.admit(1, Some(1)).await.unwrap();
     world.clock.set_wall(ManualClock::START.plus(Duration::from_secs(86_401)));
@@ -148,21 +176,20 @@ async fn a_new_day_starts_at_zero_and_the_old_one_is_settled_in_its_own() {
 
 #[actix_rt::test]
 async fn a_lost_acknowledgement_counts_once() {
-    let world = World::start(1_000, 1_000);
+    let world = World::start(1_000);
     let (_permit, reservation) = world.admit(1, None).await.unwrap();
     settle(&world, reservation);
-    let mut flusher = Flusher::new(world.shelf.clone(), world.store.clone());
     world.store.acknowledgements.set_down(true);
-    assert!(flusher.flush().await.is_err());
+    assert!(world.try_flush().await.is_err());
     world.store.acknowledgements.set_down(false);
-    assert_eq!(flusher.flush().await.unwrap().unwrap().postings.len(), 1);
+    assert_eq!(world.flush().await, 1);
     assert_eq!(world.store.rows().len(), 1);
     world.store.applies.set_down(true);
     let (_permit, reservation) = world.admit(1, None).await.unwrap();
     settle(&world, reservation);
-    assert!(flusher.flush().await.is_err());
+    assert!(world.try_flush().await.is_err());
     world.store.applies.set_down(false);
-    assert!(flusher.flush().await.unwrap().is_some());
+    assert_eq!(world.flush().await, 1);
     assert_eq!(world.store.rows().len(), 2);
     assert_eq!(world.shelf.lag_rows(), 0);
 }

@@ -19,11 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
-    ports::{Change, Changes},
+    ports::{Change, Changes, Recall},
 };
 
 /// How long a change is remembered: a caller lives at most 600 s in the shared cache and 600 s in a worker's.
@@ -70,6 +70,7 @@ pub struct Feed {
     origin: Instant,
     recent: RwLock<Recent>,
     bell: watch::Sender<u64>,
+    recalled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +88,8 @@ struct Recent {
     keys: HashMap<TokenHash, Mark>,
     revoked: HashMap<TokenHash, Timestamp>,
     revoked_overflow: bool,
+    /// Leases that were asked back. Not in the log: they are for one reader only.
+    recalls: Recalls,
     /// The sequence number of the youngest change that was dropped before its time, and until when that matters.
     floor: Option<(i64, Instant)>,
 }
@@ -97,6 +100,17 @@ struct Logged {
     number: u64,
     sequence: i64,
     change: Change,
+}
+
+/// What was asked back since it was last taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recalls {
+    /// Each of them, at most [`MAX_LOG`].
+    pub asked: Vec<Recall>,
+    /// There were more: whatever is leased is asked back.
+    pub all: bool,
+    /// The change up to which all are known.
+    pub last: i64,
 }
 
 /// When something was last changed: by the store's sequence and by the feed's own numbers.
@@ -116,6 +130,7 @@ impl Feed {
             origin: now,
             recent: RwLock::default(),
             bell: watch::Sender::new(0),
+            recalled: Notify::new(),
         })
     }
 
@@ -132,6 +147,8 @@ impl Feed {
         let mut recent = self.write();
         let next = recent.next + 1;
         *recent = Recent { next, first: next, reset: next, last: i64::MIN, ..Recent::default() };
+        // What was asked back while the feed was not followed isn't known.
+        recent.recalls.all = true;
         for (token, end) in revoked {
             recent.revoke(token, end);
         }
@@ -213,6 +230,18 @@ impl Feed {
         }
     }
 
+    /// Waits until a lease is asked back, or may have been.
+    pub async fn recalled(&self) {
+        self.recalled.notified().await;
+    }
+
+    /// Takes what was asked back since the last call. For one reader.
+    pub fn take_recalls(&self) -> Recalls {
+        let mut recent = self.write();
+        let last = recent.last;
+        Recalls { last, ..std::mem::take(&mut recent.recalls) }
+    }
+
     /// Drops changes older than [`KEEP`] and revocations of tokens that have ended.
     pub fn prune(&self, now: Instant, wall: Timestamp) {
         let mut recent = self.write();
@@ -227,9 +256,13 @@ impl Feed {
 
     fn publish(&self, recent: RwLockWriteGuard<'_, Recent>) {
         let next = recent.next;
+        let recalled = recent.recalls != Recalls::default();
         self.edition.store(next, Ordering::Release);
         drop(recent);
         self.bell.send_replace(next);
+        if recalled {
+            self.recalled.notify_one();
+        }
     }
 
     // A thread that panicked while it held the lock can at worst have written half a page of changes, and `last`
@@ -249,12 +282,17 @@ impl Recent {
             if *sequence <= self.last {
                 continue;
             }
+            if let Change::Recall(recall) = change {
+                self.recalls.add(*recall);
+                self.last = *sequence;
+                continue;
+            }
             let mark = Mark { sequence: *sequence, number: self.next };
             match change {
                 Change::User(user) => drop(self.users.insert(user.clone(), mark)),
                 Change::Key(key) => drop(self.keys.insert(*key, mark)),
                 Change::Token(token, end) => self.revoke(*token, *end),
-                Change::Catalog => {}
+                Change::Catalog | Change::Recall(_) => {}
             }
             let logged = Logged { at: now, number: self.next, sequence: *sequence, change: change.clone() };
             self.log.push_back(logged);
@@ -274,7 +312,7 @@ impl Recent {
         match &oldest.change {
             Change::User(user) => forget(&mut self.users, user, oldest.number),
             Change::Key(key) => forget(&mut self.keys, key, oldest.number),
-            Change::Token(..) | Change::Catalog => {}
+            Change::Token(..) | Change::Catalog | Change::Recall(_) => {}
         }
     }
 
@@ -283,6 +321,16 @@ impl Recent {
             self.revoked.insert(token, end);
         } else if !std::mem::replace(&mut self.revoked_overflow, true) {
             tracing::error!(limit = MAX_REVOKED, "too many revoked tokens: none can be verified; change the secret");
+        }
+    }
+}
+
+impl Recalls {
+    fn add(&mut self, recall: Recall) {
+        if self.asked.len() < MAX_LOG {
+            self.asked.push(recall);
+        } else {
+            self.all = true;
         }
     }
 }

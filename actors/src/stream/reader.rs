@@ -14,7 +14,7 @@ use super::{
     Failure,
     relay::{KEEPALIVE, Phase, Shared, State},
 };
-use crate::domain::{Outcome, Timings};
+use crate::domain::{ErrorCode, Outcome, Timings};
 
 /// How a request's answer begins.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl State {
     }
 
     /// Says how the answer begins, once that is known.
-    fn poll_head(&mut self, cx: &Context<'_>, timings: &mut Timings) -> Poll<Head> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, timings: &mut Timings) -> Poll<Head> {
         if let Some(ticket) = &mut self.ticket() {
             *timings = ticket.outcome().timings;
         }
@@ -47,8 +47,15 @@ impl State {
                 Poll::Pending
             }
             Phase::Answered(answer) => {
-                self.end(Outcome::Completed, None);
-                Poll::Ready(Head::Answer(answer))
+                let settled = self.end(Outcome::Completed, None);
+                match self.poll_synced(cx) {
+                    Poll::Ready(true) if settled => Poll::Ready(Head::Answer(answer)),
+                    Poll::Ready(_) => Poll::Ready(Head::Failed(Failure::new(ErrorCode::LedgerUnavailable))),
+                    Poll::Pending => {
+                        self.phase = Phase::Answered(answer);
+                        Poll::Pending
+                    }
+                }
             }
             Phase::Failed(failure) => Poll::Ready(Head::Failed(failure)),
             phase => {

@@ -4,8 +4,7 @@
 //! the provider. The actor opens the provider, watches the deadlines, and is told when the reader leaves.
 //!
 //! Invariants:
-//! - [`State::end`] is the one exit. It settles the reservation and finishes the outcome, once; whatever comes later
-//!   finds no ticket.
+//! - [`State::end`] is the one exit (`exit`).
 //! - The settlement is in the books before `[DONE]`, the last bytes of an answer or the last error are handed over.
 //! - What is handed over is whole frames. Nothing follows an error frame.
 //! - The provider is polled only when everything read before was handed over: at most one chunk is held.
@@ -24,6 +23,7 @@ use futures_util::{StreamExt, stream};
 
 use super::{
     Failure, Job, Kit,
+    exit::{More, Syncing},
     sse::{Piece, PieceKind, Rest, Scanner, Watched},
     ticket::Ticket,
 };
@@ -31,12 +31,13 @@ use crate::{
     domain::{ErrorCode, Outcome},
     metrics::Metrics,
     ports::{Clock, Patience, UpstreamBody},
+    quota::Cover,
 };
 
 /// A comment that keeps proxies and clients from giving up on a silent stream.
 pub(super) const KEEPALIVE: Bytes = Bytes::from_static(b": keepalive\n\n");
 /// The end of a stream, where the provider forgot it.
-const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+pub(super) const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
 
 /// Where a stream stands.
 pub(super) enum Phase {
@@ -59,7 +60,7 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// Whole frames to be handed over before anything else.
     pub(super) ready: VecDeque<Bytes>,
-    scanner: Scanner,
+    pub(super) scanner: Scanner,
     /// Pieces of the chunk that was read last, not handed over yet.
     pieces: VecDeque<Piece>,
     /// Whether that chunk had a frame that is too long.
@@ -72,11 +73,15 @@ pub(super) struct State {
     wants_usage: bool,
     /// Whether the client has the head of its answer.
     pub(super) committed: bool,
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
+    pub(super) syncing: Option<Syncing>,
+    pub(super) more: More,
+    /// Tells the actor that more quota is needed.
+    pub(super) short: Box<dyn Fn()>,
     reader: Option<Waker>,
-    clock: Arc<dyn Clock>,
-    metrics: Metrics,
-    sent_bytes: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
+    pub(super) sent_bytes: u64,
     /// Since when the reader has been waiting for the provider; `None` while it is busy with what came.
     silent_since: Option<Instant>,
     last_sent: Instant,
@@ -101,6 +106,9 @@ impl State {
             wants_usage: job.wants_usage,
             committed: false,
             ticket: Some(ticket),
+            syncing: None,
+            more: More::Unasked,
+            short: Box::new(|| {}),
             reader: None,
             clock: Arc::clone(&kit.clock),
             metrics: kit.metrics.clone(),
@@ -113,46 +121,6 @@ impl State {
 
     pub(super) fn ticket(&mut self) -> Option<&mut Ticket> {
         self.ticket.as_mut()
-    }
-
-    /// The one exit: settles and finishes, once.
-    pub(super) fn end(&mut self, outcome: Outcome, code: Option<ErrorCode>) {
-        if let Some(ticket) = self.ticket.take() {
-            let seen = self.answer.as_ref().unwrap_or(self.scanner.watched());
-            self.metrics.stream_closed(seen.frames, self.sent_bytes);
-            ticket.settle(outcome, code, seen, self.clock.wall());
-        }
-    }
-
-    /// Ends the stream with a failure that the reader will see.
-    pub(super) fn fail(&mut self, outcome: Outcome, failure: Failure) {
-        if self.ticket.is_some() {
-            self.end(outcome, Some(failure.code));
-            self.phase = Phase::Failed(failure);
-            self.wake();
-        }
-    }
-
-    /// Ends the stream because of its age, or because the process stops. A stream that has seen its `finish_reason` is
-    /// complete.
-    pub(super) fn expire(&mut self, outcome: Outcome, code: ErrorCode) {
-        let seen = *self.scanner.watched();
-        let begun = seen.data_frames > 0;
-        if self.ticket.is_none() || matches!(self.phase, Phase::Answered(_)) {
-            return;
-        }
-        self.release_pieces();
-        if seen.is_complete() {
-            self.end(Outcome::Completed, None);
-            self.ready.push_back(DONE);
-        } else if seen.failed && begun {
-            self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError));
-        } else {
-            let unanswered = outcome == Outcome::Deadline && !begun;
-            return self.fail(if unanswered { Outcome::ProviderError } else { outcome }, Failure::new(code));
-        }
-        self.phase = Phase::Over;
-        self.wake();
     }
 
     /// Hands over what a slow reader hasn't taken of the last chunk, but for `[DONE]`: it belongs before the end.
@@ -261,6 +229,10 @@ impl State {
     }
 
     pub(super) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        if !std::task::ready!(self.poll_synced(cx)) {
+            self.ready.clear();
+            self.phase = Phase::Failed(Failure::new(ErrorCode::LedgerUnavailable));
+        }
         if let Some(frames) = self.ready.pop_front() {
             return self.hand_over(frames);
         }
@@ -292,7 +264,7 @@ impl State {
     fn relay(&mut self, mut body: UpstreamBody, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         loop {
             if let Some(piece) = self.pieces.pop_front() {
-                match self.hand_over_piece(piece, body) {
+                match self.hand_over_piece(piece, body, cx) {
                     Ok(handed_over) => return handed_over,
                     Err(withheld) => body = withheld,
                 }
@@ -309,7 +281,7 @@ impl State {
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.read(None);
                     if self.pieces.is_empty() {
-                        return self.provider_left();
+                        return self.provider_left(cx);
                     }
                     body = stream::empty().boxed_local();
                 }
@@ -330,46 +302,35 @@ impl State {
         &mut self,
         Piece { kind, bytes }: Piece,
         body: UpstreamBody,
+        cx: &mut Context<'_>,
     ) -> Result<Poll<Option<Result<Bytes, Failure>>>, UpstreamBody> {
         match kind {
             PieceKind::Usage if !self.wants_usage => return Err(body),
-            PieceKind::Frames | PieceKind::Usage => {
-                if !self.is_covered() {
-                    return Ok(self.cut_off());
+            PieceKind::Frames | PieceKind::Usage => match self.cover() {
+                Cover::Yes => self.phase = Phase::Relaying(body),
+                Cover::No => return Ok(self.cut_off()),
+                Cover::Ask => {
+                    self.pieces.push_front(Piece { kind, bytes });
+                    self.phase = Phase::Relaying(body);
+                    self.wait(cx);
+                    return Ok(Poll::Pending);
                 }
-                self.phase = Phase::Relaying(body);
-            }
+            },
             PieceKind::Done => {
-                self.end(Outcome::Completed, None);
-                self.phase = Phase::Finishing(body);
+                self.complete(bytes, Phase::Finishing(body));
+                return Ok(self.poll_frames(cx));
             }
-            PieceKind::Error => self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError)),
+            PieceKind::Error => drop(self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError))),
         }
         Ok(self.hand_over(bytes))
     }
 
-    fn is_covered(&mut self) -> bool {
-        let seen = *self.scanner.watched();
-        self.ticket.as_mut().is_none_or(|ticket| ticket.covers(&seen))
-    }
-
-    fn cut_off(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
-        let shortage = self.ticket.as_ref().and_then(|ticket| ticket.reservation().shortage());
-        let failure = Failure { shortage, ..Failure::new(ErrorCode::InsufficientQuota) };
-        self.break_off(Outcome::CutOff, failure)
-    }
-
     /// The provider's body ended without `[DONE]`, or broke. Complete means that a `finish_reason` was seen.
-    fn provider_left(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
+    fn provider_left(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
         if self.scanner.watched().is_complete() {
-            self.end(Outcome::Completed, None);
-            return self.hand_over(DONE);
+            self.complete(DONE, Phase::Over);
+            return self.poll_frames(cx);
         }
         self.break_off(Outcome::ProviderError, Failure::new(ErrorCode::ProviderError))
-    }
-
-    fn break_off(&mut self, outcome: Outcome, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
-        self.end(outcome, Some(failure.code));
-        Poll::Ready(Some(Err(failure)))
     }
 }

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     domain::{Amounts, ErrorCode, Model, Nanodollars, Outcome, Timestamp},
+    ledger::{Receipt, Unwritten},
     outcome::RequestOutcome,
-    quota::{Permit, Reservation, Settlement, Wish},
+    quota::{Cover, Permit, Reservation, Settlement, Wish},
 };
 
 /// A running request's debts. Settled once, by the one exit of its stream.
@@ -93,22 +94,44 @@ impl Ticket {
         self.outcome.timings.overhead = Some(ttft.saturating_sub(provider));
     }
 
-    /// Makes sure that what was seen so far is reserved; `false` where nothing more can be.
-    pub(super) fn covers(&mut self, seen: &Watched) -> bool {
-        self.reservation.cover(estimate_completion(seen.content_frames, seen.content_bytes).into())
+    /// Makes sure that what was seen so far is reserved.
+    pub(super) fn cover(&mut self, seen: &Watched) -> Cover {
+        self.reservation.cover(completion(seen))
     }
 
-    /// Charges the request and finishes its record.
-    pub(super) fn settle(self, outcome: Outcome, code: Option<ErrorCode>, seen: &Watched, at: Timestamp) {
+    /// Asks the store for what is needed to go on.
+    pub(super) fn ask_more(&self, seen: &Watched) -> impl Future<Output = ()> + use<> {
+        self.reservation.ask_more(completion(seen))
+    }
+
+    /// Charges the request and finishes its record. The receipt, where there is one, is to be waited for before the end
+    /// of the answer is handed over.
+    pub(super) fn settle(
+        self,
+        outcome: Outcome,
+        code: Option<ErrorCode>,
+        seen: &Watched,
+        at: Timestamp,
+    ) -> Result<Option<Receipt>, Unwritten> {
         let Some(_contacted) = self.contacted_at else {
             // No provider was asked: dropping the reservation releases it, and there is no row.
             self.outcome.finish(None, code, false);
-            return;
+            return Ok(None);
         };
-        let charge = charge(outcome, seen, &self.model, self.message_bytes, &self.reservation);
-        self.reservation.settle(Settlement { outcome, estimated: charge.estimated, amounts: charge.amounts, at });
-        self.outcome.finish(Some(outcome), code, charge.estimated);
+        let Charge { amounts, estimated } = charge(outcome, seen, &self.model, self.message_bytes, &self.reservation);
+        let settled = self.reservation.settle(Settlement { outcome, estimated, amounts, at });
+        match settled {
+            Ok(_) => self.outcome.finish(Some(outcome), code, estimated),
+            Err(Unwritten) => {
+                self.outcome.finish(Some(Outcome::Interrupted), Some(ErrorCode::LedgerUnavailable), false);
+            }
+        }
+        settled
     }
+}
+
+fn completion(seen: &Watched) -> i64 {
+    estimate_completion(seen.content_frames, seen.content_bytes).into()
 }
 
 struct Charge {

@@ -8,15 +8,29 @@ use diesel::{
     sql_types::{Array, BigInt, Bool, Integer, SmallInt, Text},
 };
 use diesel_async::RunQueryDsl;
+use uuid::Uuid;
 
-use super::{AmountsRow, AppliedRow, MovedRow, TotalKey};
+use super::{CursorRow, MovedRow, StoredMove, TotalKey};
 use crate::store::{link::Postgres, sql::sql};
 
-pub(super) async fn move_cursors(link: &mut Postgres, moves: &[(String, i64, i64)]) -> QueryResult<Vec<MovedRow>> {
+pub(super) async fn move_cursors(
+    link: &mut Postgres,
+    instance: Uuid,
+    moves: &[StoredMove],
+) -> QueryResult<Vec<MovedRow>> {
     let journals: Vec<&str> = moves.iter().map(|(journal, ..)| journal.as_str()).collect();
-    let (from, to): (Vec<i64>, Vec<i64>) = moves.iter().map(|(_, from, to)| (from, to)).unzip();
-    let text = include_str!("../sql/postgres/move_cursors.sql");
-    sql!(text, Array<Text> = journals, Array<BigInt> = from, Array<BigInt> = to).load(link).await
+    let (from, to): (Vec<i64>, Vec<i64>) = moves.iter().map(|(_, from, to, _)| (from, to)).unzip();
+    let closes: Vec<bool> = moves.iter().map(|(.., closes)| *closes).collect();
+    sql!(
+        include_str!("../sql/postgres/move_cursors.sql"),
+        Array<Text> = journals,
+        Array<BigInt> = from,
+        Array<BigInt> = to,
+        Array<Bool> = closes,
+        Text = instance.to_string(),
+    )
+    .load(link)
+    .await
 }
 
 pub(super) async fn add_postings(link: &mut Postgres, postings: &[Posting]) -> QueryResult<usize> {
@@ -62,26 +76,15 @@ pub(super) async fn add_totals(link: &mut Postgres, totals: &BTreeMap<TotalKey, 
     .await
 }
 
-pub(super) async fn cursors(link: &mut Postgres, journals: &[String]) -> QueryResult<Vec<AppliedRow>> {
+pub(super) async fn cursors(link: &mut Postgres, journals: &[String]) -> QueryResult<Vec<CursorRow>> {
     sql!(include_str!("../sql/postgres/cursors.sql"), Array<Text> = journals).load(link).await
 }
 
-pub(super) async fn totals(link: &mut Postgres, keys: &[TotalKey]) -> QueryResult<Vec<AmountsRow>> {
-    let (users, classes, kinds, starts) = columns(keys.iter());
-    sql!(
-        include_str!("../sql/postgres/totals.sql"),
-        Array<BigInt> = users,
-        Array<Integer> = classes,
-        Array<SmallInt> = kinds,
-        Array<BigInt> = starts,
-    )
-    .load(link)
-    .await
-}
+/// One array for each column of a key.
+pub(in crate::store) type KeyColumns = (Vec<i64>, Vec<i32>, Vec<i16>, Vec<i64>);
 
-type KeyColumns = (Vec<i64>, Vec<i32>, Vec<i16>, Vec<i64>);
-
-fn columns<'a>(keys: impl Iterator<Item = &'a TotalKey>) -> KeyColumns {
+/// Takes keys apart.
+pub(in crate::store) fn columns<'a>(keys: impl Iterator<Item = &'a TotalKey>) -> KeyColumns {
     let mut columns = KeyColumns::default();
     for (user, class, kind, start) in keys.copied() {
         columns.0.push(user);

@@ -6,17 +6,23 @@ use actors::domain::{Amounts, Posting};
 use diesel::{QueryResult, sql_types::Text};
 use diesel_async::RunQueryDsl;
 use serde_json::json;
+use uuid::Uuid;
 
-use super::{AmountsRow, AppliedRow, MovedRow, TotalKey};
+use super::{CursorRow, MovedRow, StoredMove, TotalKey};
 use crate::store::{link::Sqlite, sql::sql};
 
-pub(super) async fn move_cursors(link: &mut Sqlite, moves: &[(String, i64, i64)]) -> QueryResult<Vec<MovedRow>> {
-    sql!(include_str!("../sql/sqlite/move_cursors.sql"), Text = json!(moves).to_string()).load(link).await
+pub(super) async fn move_cursors(
+    link: &mut Sqlite,
+    instance: Uuid,
+    moves: &[StoredMove],
+) -> QueryResult<Vec<MovedRow>> {
+    let (instance, moves) = (instance.to_string(), json!(moves).to_string());
+    sql!(include_str!("../sql/sqlite/move_cursors.sql"), Text = instance, Text = moves).load(link).await
 }
 
 pub(super) async fn add_postings(link: &mut Sqlite, postings: &[Posting]) -> QueryResult<usize> {
     let row = |posting: &Posting| {
-        let Posting { id, user, class, model, opened_at, settled_at, outcome, estimated, amounts } = posting;
+        let Posting { id, user, class, model, opened_at, settled_at, outcome, estimated, amounts, .. } = posting;
         let figures = (amounts.requests, amounts.prompt_tokens, amounts.completion_tokens, amounts.cost.0);
         json!([
             id.to_string(),
@@ -46,10 +52,6 @@ pub(super) async fn add_totals(link: &mut Sqlite, totals: &BTreeMap<TotalKey, Am
     sql!(include_str!("../sql/sqlite/add_totals.sql"), Text = rows.to_string()).execute(link).await
 }
 
-pub(super) async fn cursors(link: &mut Sqlite, journals: &[String]) -> QueryResult<Vec<AppliedRow>> {
+pub(super) async fn cursors(link: &mut Sqlite, journals: &[String]) -> QueryResult<Vec<CursorRow>> {
     sql!(include_str!("../sql/sqlite/cursors.sql"), Text = json!(journals).to_string()).load(link).await
-}
-
-pub(super) async fn totals(link: &mut Sqlite, keys: &[TotalKey]) -> QueryResult<Vec<AmountsRow>> {
-    sql!(include_str!("../sql/sqlite/totals.sql"), Text = json!(keys).to_string()).load(link).await
 }

@@ -1,11 +1,12 @@
--- The totals that differ from the sums of their postings, with the difference (total - sum) of each figure.
+-- The totals that differ from the sums of their postings, pruned ones included, with the difference (total - sum) of
+-- each figure.
 WITH sums AS (
     SELECT user_id, class_id, window_kind, window_start,
         CAST(sum(requests) AS BIGINT) AS requests,
         CAST(sum(prompt_tokens) AS BIGINT) AS prompt_tokens,
         CAST(sum(completion_tokens) AS BIGINT) AS completion_tokens,
         CAST(sum(cost_nanodollars) AS BIGINT) AS cost_nanodollars
-    FROM posting_windows
+    FROM (SELECT * FROM posting_windows UNION ALL SELECT * FROM usage_checkpoints) AS counted
     GROUP BY user_id, class_id, window_kind, window_start
 ), differences AS (
     SELECT

@@ -229,21 +229,29 @@ fn what_goes_wrong_at_the_provider_is_told_without_its_words() {
 
 #[test]
 fn a_full_house_says_so() {
-    let full = [("HNE__SERVER__MAX_STREAMS", OVERLOADED), ("HNE__LEDGER__MAX_PENDING", NO_LEDGER)];
-    for (limit, row) in full {
-        let app = TestApp::on(Database::Postgres).env(limit, "1").start();
+    // As many as may run, and as many as the smallest journal can carry over into its next file.
+    let full =
+        [("HNE__SERVER__MAX_STREAMS", "1", 1, OVERLOADED), ("HNE__JOURNAL__SEGMENT_BYTES", "65536", 255, NO_LEDGER)];
+    for (limit, value, most, row) in full {
+        let app = TestApp::on(Database::Postgres).env(limit, value).env("HNE__SERVER__WORKERS", "1").start();
         let client = app.client("ann");
         run(async {
             let mut held = chat("mock/chat+hold-after-1+frames-2", "held");
             held["stream"] = json!(true);
-            let mut stream = complete(&client, &held).await;
-            assert!(stream.frame().await.unwrap().is_some());
+            let mut streams = Vec::new();
+            for _ in 0..most {
+                let mut stream = complete(&client, &held).await;
+                assert!(stream.frame().await.unwrap().is_some());
+                streams.push(stream);
+            }
             turned_away(&client, &post(&valid()), row, limit).await;
             app.mock.release("");
-            stream.frames().await.unwrap();
+            for mut stream in streams {
+                stream.frames().await.unwrap();
+            }
         });
-        assert_eq!(app.wait_for_postings(1).len(), 1);
-        assert_eq!(app.mock.totals().requests, 1);
+        assert_eq!(app.wait_for_postings(most).len(), most);
+        assert_eq!(app.mock.totals().requests, most as u64);
     }
 }
 

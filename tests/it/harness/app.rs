@@ -115,6 +115,7 @@ impl Running {
                     }
                 };
                 let server = actix_rt::spawn(server);
+                service.recover().await.unwrap();
                 started.send(Ok(service.address())).unwrap();
                 stopped.await.unwrap_or_default();
                 let left = service.stop().await;

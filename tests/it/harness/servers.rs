@@ -41,9 +41,13 @@ impl Postgres {
     pub(crate) fn fresh_database(&self) -> String {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let admin = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.0.port);
-        psql(&admin, &format!("CREATE DATABASE {name} TEMPLATE template0"));
-        format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", self.0.port)
+        psql(&self.url("postgres"), &format!("CREATE DATABASE {name} TEMPLATE template0"));
+        self.url(&name)
+    }
+
+    /// Returns the URL of a database.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.0.port)
     }
 
     /// Returns the file of the server's certificate, which signed itself.
@@ -59,6 +63,13 @@ impl Redis {
     /// Starts an extra one, which ends when it is dropped.
     pub(crate) fn start() -> Self {
         Self(Server::start("redis"))
+    }
+
+    /// Makes it forget everything.
+    pub(crate) fn flush(&self) {
+        let port = self.0.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port, "flushall"]).output().unwrap();
+        assert_eq!(output.stdout, b"OK\n");
     }
 
     /// Returns its URL.

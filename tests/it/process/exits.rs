@@ -84,11 +84,15 @@ fn a_database_or_redis_that_stopped_exits_69() {
 }
 
 #[test]
-fn a_sqlite_file_in_use_exits_69_and_commands_run_beside_it() {
-    let world = World::on(Database::Sqlite);
+fn a_folder_or_sqlite_file_in_use_exits_69_and_commands_run_beside_it() {
+    let mut world = World::on(Database::Sqlite);
     let service = world.serve();
     let said = world.refused(&["serve"], 69);
-    assert!(said.contains("another server"), "{said}");
+    assert!(said.contains("Another process serves from the data folder"), "{said}");
+    world.set("DATABASE_URL", world.database_url());
+    world.set("HNE_DATA_DIR", "elsewhere");
+    let said = world.refused(&["serve"], 69);
+    assert!(said.contains("another server uses this SQLite file"), "{said}");
     assert_eq!(world.json(&["user", "add", "ann"])["user"], "ann");
     assert_eq!(service.stop("TERM").0.code, 0);
     assert_eq!(world.serve().stop("TERM").0.code, 0, "the next one may have it");

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use hne_load::{client::Client, clock};
 use serde_json::Value;
 
@@ -29,7 +30,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_hasnot-engine");
 pub(super) const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// A folder, a database and the variables that every process of a test is started with.
-pub(super) struct World {
+pub(crate) struct World {
     folder: tempfile::TempDir,
     variables: BTreeMap<String, String>,
     /// Who runs the binary, and a name of it that they can reach.
@@ -38,16 +39,16 @@ pub(super) struct World {
 
 /// How a process ended, and all that it said.
 #[derive(Debug)]
-pub(super) struct Done {
+pub(crate) struct Done {
     /// Its exit code; minus the signal that killed it.
-    pub(super) code: i32,
-    pub(super) stdout: String,
-    pub(super) stderr: String,
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl World {
     /// Makes a world with that database: SQLite is what the binary takes when nobody says anything.
-    pub(super) fn on(database: Database) -> Self {
+    pub(crate) fn on(database: Database) -> Self {
         let world = Self { folder: tempfile::tempdir().unwrap(), variables: BTreeMap::new(), owner: None };
         let world = world.env("LISTEN", "127.0.0.1:0");
         match database {
@@ -57,8 +58,8 @@ impl World {
     }
 
     /// Sets a variable for all processes from now on.
-    pub(super) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.variables.insert(name.to_owned(), value.into());
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.set(name, value);
         self
     }
 
@@ -72,24 +73,38 @@ impl World {
         self
     }
 
+    /// Sets a variable for the processes from now on.
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.variables.insert(name.to_owned(), value.into());
+    }
+
     /// Returns a path in the folder, which is also where the processes run.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Returns the database's URL.
-    pub(super) fn database_url(&self) -> String {
+    pub(crate) fn database_url(&self) -> String {
         let file = || format!("sqlite://{}", self.path("data/hasnot-engine.db").display());
         self.variables.get("DATABASE_URL").cloned().unwrap_or_else(file)
     }
 
+    /// Does what nobody should, behind the store's back.
+    pub(super) fn execute(&self, sql: &str) {
+        let url = self.database_url();
+        match url.strip_prefix("sqlite://") {
+            Some(path) => SqliteConnection::establish(path).unwrap().batch_execute(sql).unwrap(),
+            None => drop(servers::psql(&url, sql)),
+        }
+    }
+
     /// Runs a command to its end.
-    pub(super) fn run(&self, arguments: &[&str]) -> Done {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
         self.spawn(arguments).finish()
     }
 
     /// Runs a command to its end, which must be a good one, and returns its JSON.
-    pub(super) fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let done = self.run(&[arguments, &["--json"]].concat());
         assert_eq!(done.code, 0, "{arguments:?}: {done:?}");
         assert_eq!(done.stdout.lines().count(), 1, "{done:?}");
@@ -97,7 +112,7 @@ impl World {
     }
 
     /// Runs a command that must fail with this code, say why on standard error, and nothing on standard output.
-    pub(super) fn refused(&self, arguments: &[&str], code: i32) -> String {
+    pub(crate) fn refused(&self, arguments: &[&str], code: i32) -> String {
         let done = self.run(arguments);
         assert_eq!(done.code, code, "{arguments:?}: {done:?}");
         assert_eq!(done.stdout, "", "{arguments:?}");
@@ -106,7 +121,7 @@ impl World {
     }
 
     /// Starts `hasnot-engine` with these arguments.
-    pub(super) fn spawn(&self, arguments: &[&str]) -> Process {
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
         let Some((user, binary)) = &self.owner else {
             return Process::spawn(Path::new(BINARY), arguments, &self.variables, self.folder.path());
         };
@@ -117,7 +132,7 @@ impl World {
     }
 
     /// Starts the service and waits until it says that it serves.
-    pub(super) fn serve(&self) -> Serving {
+    pub(crate) fn serve(&self) -> Serving {
         let mut process = self.spawn(&["serve"]);
         let (line, ready) = process.stderr.wait_for("serving address=");
         let address = line.rsplit_once("address=").unwrap().1.trim().parse().unwrap();
@@ -127,16 +142,16 @@ impl World {
 }
 
 /// A running process, killed when it is dropped, and by the kernel when the test's thread dies first.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
-    pub(super) started: Instant,
-    pub(super) stdout: Pipe,
-    pub(super) stderr: Pipe,
+    pub(crate) started: Instant,
+    pub(crate) stdout: Pipe,
+    pub(crate) stderr: Pipe,
 }
 
 impl Process {
     /// Starts a program with these variables and no others.
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         program: &Path,
         arguments: &[&str],
         variables: &BTreeMap<String, String>,
@@ -165,19 +180,24 @@ impl Process {
         Self { child, started, stdout, stderr }
     }
 
-    /// Returns its id.
-    pub(super) fn id(&self) -> u32 {
+    /// Returns its process id.
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
+    /// Tells whether it has ended, by itself or not.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Sends a signal: `TERM`, `INT`, `KILL`, `HUP`.
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let order = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &order]).status().unwrap().success());
     }
 
     /// Waits for its end.
-    pub(super) fn finish(mut self) -> Done {
+    pub(crate) fn finish(mut self) -> Done {
         self.stdout.read_to_end();
         self.stderr.read_to_end();
         let status = self.child.wait().unwrap();
@@ -195,10 +215,10 @@ impl Drop for Process {
 }
 
 /// What comes out of a process, line by line.
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     lines: Receiver<(String, Instant)>,
     /// All that was read so far.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Pipe {
@@ -217,7 +237,7 @@ impl Pipe {
     }
 
     /// Reads up to the next line that has this in it; returns it, and when it came.
-    pub(super) fn wait_for(&mut self, part: &str) -> (String, Instant) {
+    pub(crate) fn wait_for(&mut self, part: &str) -> (String, Instant) {
         loop {
             let Ok((line, at)) = self.lines.recv_timeout(DEADLINE) else {
                 panic!("no line with {part:?} came: {}", self.text)
@@ -241,27 +261,27 @@ impl Pipe {
 }
 
 /// A process that serves.
-pub(super) struct Serving {
-    pub(super) address: SocketAddr,
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
     /// From the process's start until it said that it serves.
-    pub(super) took: Duration,
-    pub(super) process: Process,
+    pub(crate) took: Duration,
+    pub(crate) process: Process,
 }
 
 impl Serving {
     /// Returns a client without a token.
-    pub(super) fn anonymous(&self) -> Client {
+    pub(crate) fn anonymous(&self) -> Client {
         Client::new(self.address)
     }
 
     /// Returns a client with a token, which the command line issues, of a user without limits.
-    pub(super) fn client(&self, world: &World, user: &str) -> Client {
+    pub(crate) fn client(&self, world: &World, user: &str) -> Client {
         let issued = world.json(&["token", "issue", "--user", user, "--plan", "unlimited"]);
         self.anonymous().bearer(issued["token"].as_str().unwrap())
     }
 
     /// Ends it as an operator does, and returns how that went and how long it took.
-    pub(super) fn stop(self, signal: &str) -> (Done, Duration) {
+    pub(crate) fn stop(self, signal: &str) -> (Done, Duration) {
         let asked = clock::now();
         self.process.signal(signal);
         let done = self.process.finish();
@@ -270,7 +290,7 @@ impl Serving {
 }
 
 /// Returns a port that nobody listens on, outside the range that the kernel hands out: so nobody takes it meanwhile.
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 12_000 + u16::try_from(std::process::id() % 1_000).unwrap() * 16;
     loop {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use actors::{
     domain::{Amounts, Timestamp},
-    ports::{ApplyError, Batch, CursorMove, LedgerStore, StoreError},
+    ports::{ApplyError, Batch, LedgerStore, StoreError},
 };
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::world::{NOON, World, account, amounts, batch, day, month, on_both, posting};
+use super::world::{NOON, World, account, amounts, applied, batch, day, month, on_both, posting, step, used};
 
 on_both!(
     a_batch_counts_in_the_day_and_the_month,
@@ -60,7 +60,7 @@ async fn a_batch_counts_in_the_day_and_the_month(world: &World) {
         amounts(1, 5, 5, 5),
         amounts(2, 11, 21, 301),
     ];
-    assert_eq!(store.totals(&asked).await.unwrap(), expected);
+    assert_eq!(used(&store, &asked).await, expected);
     let verified = store.verify_ledger().await.unwrap();
     assert_eq!((verified.accounts, verified.postings, verified.drift), (3, 5, 0));
 }
@@ -74,8 +74,8 @@ async fn a_batch_is_applied_exactly_once(world: &World) {
     let second = Arc::new(batch(journal, 1, vec![posting(1, 1, NOON, amounts(1, 1, 2, 3))]));
     store.apply(second.clone()).await.unwrap();
     assert_eq!(store.apply(second).await, Err(ApplyError::CursorElsewhere { journal, found: 2 }));
-    assert_eq!(store.cursors(&[Uuid::new_v4(), journal]).await.unwrap(), [0, 2]);
-    assert_eq!(store.totals(&[(account(1, 1), day(NOON))]).await.unwrap(), [amounts(2, 11, 22, 303)]);
+    assert_eq!(applied(&store, &[Uuid::new_v4(), journal]).await, [0, 2]);
+    assert_eq!(used(&store, &[(account(1, 1), day(NOON))]).await, [amounts(2, 11, 22, 303)]);
     assert_eq!(store.verify_ledger().await.unwrap().postings, 2);
 }
 
@@ -85,15 +85,15 @@ async fn a_cursor_elsewhere_applies_nothing(world: &World) {
     let one = || vec![posting(1, 1, NOON, amounts(1, 1, 1, 1))];
     store.apply(Arc::new(batch(here, 0, one()))).await.unwrap();
     store.apply(Arc::new(batch(there, 0, one()))).await.unwrap();
-    let before = store.totals(&[(account(1, 1), day(NOON))]).await.unwrap();
+    let before = used(&store, &[(account(1, 1), day(NOON))]).await;
     for (journal, from, found) in [(there, 5, 1), (there, 0, 1), (unknown, 7, 0)] {
         // The other cursor would move.
-        let moves = vec![CursorMove { journal: here, from: 1, to: 2 }, CursorMove { journal, from, to: from + 1 }];
-        let apply = store.apply(Arc::new(Batch { cursors: moves, postings: one() })).await;
+        let moves = vec![step(here, 1, 2), step(journal, from, from + 1)];
+        let apply = store.apply(Arc::new(Batch { instance: Uuid::nil(), cursors: moves, postings: one() })).await;
         assert_eq!(apply, Err(ApplyError::CursorElsewhere { journal, found }));
     }
-    assert_eq!(store.cursors(&[here, there, unknown]).await.unwrap(), [1, 1, 0]);
-    assert_eq!(store.totals(&[(account(1, 1), day(NOON))]).await.unwrap(), before);
+    assert_eq!(applied(&store, &[here, there, unknown]).await, [1, 1, 0]);
+    assert_eq!(used(&store, &[(account(1, 1), day(NOON))]).await, before);
 }
 
 async fn a_failure_leaves_nothing(world: &World) {
@@ -104,19 +104,16 @@ async fn a_failure_leaves_nothing(world: &World) {
     let again = vec![posting(2, 1, NOON, amounts(1, 1, 1, 1)), kept];
     let refused = store.apply(Arc::new(batch(journal, 1, again))).await;
     assert!(matches!(refused, Err(ApplyError::Store(StoreError::Refused(_)))), "{refused:?}");
-    assert_eq!(store.cursors(&[journal]).await.unwrap(), [1]);
-    assert_eq!(store.totals(&[(account(2, 1), day(NOON))]).await.unwrap(), [Amounts::ZERO]);
+    assert_eq!(applied(&store, &[journal]).await, [1]);
+    assert_eq!(used(&store, &[(account(2, 1), day(NOON))]).await, [Amounts::ZERO]);
     assert_eq!(store.verify_ledger().await.unwrap().postings, 1);
     // The connection is as good as before.
     store.apply(Arc::new(batch(journal, 1, vec![posting(2, 1, NOON, amounts(1, 1, 1, 1))]))).await.unwrap();
-    let loose = Batch { cursors: vec![], postings: vec![posting(2, 1, NOON, amounts(1, 1, 1, 1))] };
+    let loose = Batch { cursors: vec![], ..batch(journal, 2, vec![posting(2, 1, NOON, amounts(1, 1, 1, 1))]) };
     assert!(matches!(store.apply(Arc::new(loose)).await, Err(ApplyError::Store(StoreError::Refused(_)))));
     // A cursor may move without a posting, as past reservations that were released.
-    store
-        .apply(Arc::new(Batch { cursors: vec![CursorMove { journal, from: 2, to: 9 }], postings: vec![] }))
-        .await
-        .unwrap();
-    assert_eq!(store.cursors(&[journal]).await.unwrap(), [9]);
+    store.apply(Arc::new(Batch { cursors: vec![step(journal, 2, 9)], ..batch(journal, 2, vec![]) })).await.unwrap();
+    assert_eq!(applied(&store, &[journal]).await, [9]);
 }
 
 async fn a_correction_is_a_negative_posting(world: &World) {
@@ -125,7 +122,7 @@ async fn a_correction_is_a_negative_posting(world: &World) {
     store.apply(Arc::new(batch(Uuid::new_v4(), 0, postings))).await.unwrap();
     let back = vec![posting(1, 1, NOON, amounts(-5, 0, 0, 0))];
     store.apply(Arc::new(batch(Uuid::new_v4(), 0, back))).await.unwrap();
-    let totals = store.totals(&[(account(1, 1), day(NOON)), (account(1, 1), month(NOON))]).await.unwrap();
+    let totals = used(&store, &[(account(1, 1), day(NOON)), (account(1, 1), month(NOON))]).await;
     assert_eq!(totals, [amounts(-4, 5, 20, -100); 2]);
     assert_eq!(store.verify_ledger().await.unwrap().drift, 0);
 }
@@ -144,7 +141,7 @@ async fn overlapping_batches_neither_deadlock_nor_lose(world: &World) {
     };
     try_join_all((0..8).map(writer)).await.unwrap();
     let asked: Vec<_> = (0..50).map(|user| (account(user, 1), month(NOON))).collect();
-    assert_eq!(store.totals(&asked).await.unwrap(), vec![amounts(80, 160, 240, 320); 50]);
+    assert_eq!(used(&store, &asked).await, vec![amounts(80, 160, 240, 320); 50]);
     let verified = store.verify_ledger().await.unwrap();
     assert_eq!((verified.accounts, verified.postings, verified.drift), (50, 4000, 0));
 }
@@ -160,7 +157,7 @@ async fn of_two_tries_at_once_one_applies(world: &World) {
         let elsewhere = ApplyError::CursorElsewhere { journal, found: round + 1 };
         assert!(tries.iter().filter_map(|tried| tried.as_ref().err()).all(|error| *error == elsewhere), "{tries:?}");
     }
-    assert_eq!(store.totals(&[(account(1, 1), day(NOON))]).await.unwrap(), [amounts(20, 20, 20, 20)]);
+    assert_eq!(used(&store, &[(account(1, 1), day(NOON))]).await, [amounts(20, 20, 20, 20)]);
 }
 
 async fn an_abandoned_apply_runs_to_its_end(world: &World) {
@@ -171,9 +168,9 @@ async fn an_abandoned_apply_runs_to_its_end(world: &World) {
         let mut apply = store.apply(batch);
         assert!(futures_util::poll!(&mut apply).is_pending());
         drop(apply);
-        while store.cursors(&[journal]).await.unwrap() != [round + 1] {}
+        while applied(&store, &[journal]).await != [round + 1] {}
     }
-    assert_eq!(store.totals(&[(account(1, 1), day(NOON))]).await.unwrap(), [amounts(20, 20, 20, 20)]);
+    assert_eq!(used(&store, &[(account(1, 1), day(NOON))]).await, [amounts(20, 20, 20, 20)]);
 }
 
 async fn verification_finds_an_injected_drift(world: &World) {

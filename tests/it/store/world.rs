@@ -4,9 +4,10 @@ use std::{future::Future, time::Duration};
 
 use actors::{
     domain::{
-        AccountKey, Amounts, ClassId, ModelKey, Nanodollars, Outcome, Posting, Timestamp, UserKey, Window, WindowKind,
+        AccountKey, Amounts, ClassId, Limits, ModelKey, Nanodollars, Outcome, Portion, Posting, Timestamp, UserKey,
+        Window, WindowKind,
     },
-    ports::{Batch, CursorMove, StoreError},
+    ports::{Batch, CursorMove, JournalCursor, LeaseAsk, LeaseKey, LedgerStore, StoreError},
 };
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use hasnot_engine::{
@@ -115,12 +116,44 @@ pub(crate) fn posting(user: i64, class: i32, opened_at: Timestamp, amounts: Amou
         outcome: Outcome::Completed,
         estimated: false,
         amounts,
+        window: WindowKind::Day,
+        leased: Portion::ZERO,
     }
+}
+
+pub(crate) fn step(journal: Uuid, from: u64, to: u64) -> CursorMove {
+    CursorMove { journal, from, to, closes: false }
 }
 
 pub(crate) fn batch(journal: Uuid, from: u64, postings: Vec<Posting>) -> Batch {
     let to = from + postings.len() as u64;
-    Batch { cursors: vec![CursorMove { journal, from, to }], postings }
+    Batch { instance: Uuid::nil(), cursors: vec![step(journal, from, to)], postings }
+}
+
+/// An ask for nothing: what an account without limits sends.
+pub(crate) fn reading(account: AccountKey, window: Window) -> LeaseAsk {
+    LeaseAsk {
+        key: LeaseKey { account, window },
+        exchange: Uuid::new_v4(),
+        limits: Limits::default(),
+        give_back: Portion::ZERO,
+        need: Portion::ZERO,
+        most: Portion::ZERO,
+        obeyed: 0,
+    }
+}
+
+/// Reads what was used.
+pub(crate) async fn used(store: &Store, accounts: &[(AccountKey, Window)]) -> Vec<Amounts> {
+    let asks: Vec<_> = accounts.iter().map(|(account, window)| reading(*account, *window)).collect();
+    store.exchange(Uuid::nil(), &asks).await.unwrap().into_iter().map(|answer| answer.used).collect()
+}
+
+/// Reads how far journals were applied.
+pub(crate) async fn applied(store: &Store, journals: &[Uuid]) -> Vec<u64> {
+    let cursors: Vec<JournalCursor> = store.cursors(journals).await.unwrap();
+    assert!(cursors.iter().all(|cursor| cursor.known || cursor.applied == 0));
+    cursors.into_iter().map(|cursor| cursor.applied).collect()
 }
 
 pub(crate) fn account(user: i64, class: i32) -> AccountKey {

@@ -1,0 +1,144 @@
+//! Journal: the local append-only file that makes usage survive the process.
+//!
+//! Each worker thread writes one journal, a folder of segments named by the journal's id. A *reserved* record is in the
+//! file before a provider is contacted, its *settled* or *released* record before the client is handed the end of its
+//! answer: `write` has returned, so that `kill -9` loses nothing; `fdatasync` follows on the [`keeper`]'s thread.
+//!
+//! | file | what it knows |
+//! | --- | --- |
+//! | [`record`] | the 128 bytes of a record; no I/O |
+//! | [`segment`] | where records lie, and when a segment is full; no I/O |
+//! | [`writer`] | appending, on a worker's thread |
+//! | [`reader`] | reading a journal back, also one that a crash left behind |
+//! | [`keeper`] | the thread that syncs, prepares segments and drops old ones |
+//!
+//! Invariants:
+//! - A record never moves and is never overwritten; a file that a crash left behind is never appended to.
+//! - An admitted request has its end's record reserved: `left in the segment ≥ open entries`, so that settling never
+//!   needs space. Segments are written with zeros in advance (an append to a growing file has a p99.9 of 6.5 ms, to a
+//!   pre-zeroed one of 77 µs; measured), and change only when a request is admitted.
+//! - Whoever is open when a segment begins is carried over to its beginning, so that the last two segments of a journal
+//!   tell all that is open, and older ones can go once the store has applied them.
+//! - The store is given only what was synced, so that its cursor is never ahead of a file after a power failure.
+
+pub(super) mod keeper;
+pub(super) mod reader;
+pub(super) mod record;
+pub(super) mod segment;
+pub(super) mod writer;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use self::{
+    segment::Layout,
+    writer::{Segment, Spare},
+};
+use crate::quota::lock;
+
+/// Whose journals these are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The store that they are applied to.
+    pub store: Uuid,
+    /// The instance that writes them.
+    pub instance: Uuid,
+}
+
+/// What a journal's writer shares with those who sync and read it.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) journal: Uuid,
+    pub(super) folder: PathBuf,
+    pub(super) layout: Layout,
+    /// One past the last record that was written.
+    end: AtomicU64,
+    /// One past the last record that was synced.
+    synced: watch::Sender<u64>,
+    /// A write or a sync has failed: nothing more is written.
+    broken: AtomicBool,
+    /// Nobody writes it any more.
+    ended: AtomicBool,
+    spare: Mutex<Option<Spare>>,
+    /// Segments that have something to be synced, the current one last.
+    unsynced: Mutex<Vec<Arc<Segment>>>,
+}
+
+impl Live {
+    /// Returns one past the last record that was written.
+    pub(super) fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Returns one past the last record that was synced.
+    pub(super) fn synced(&self) -> u64 {
+        *self.synced.borrow()
+    }
+
+    /// Waits until everything before `end` is synced, or never will be.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) fn until_synced(&self, end: u64) -> impl Future<Output = bool> + Send + use<> {
+        let mut synced = self.synced.subscribe();
+        async move { synced.wait_for(|synced| *synced >= end).await.is_ok_and(|synced| *synced != FAILED) }
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Says whether nobody writes it any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_spare(&self) -> bool {
+        lock(&self.spare).is_some()
+    }
+
+    pub(super) fn put_spare(&self, spare: Spare) {
+        *lock(&self.spare) = Some(spare);
+    }
+
+    /// Syncs what was written so far. A file that can't be synced isn't trusted again.
+    pub(super) fn sync(&self) {
+        let end = self.end();
+        if end <= self.synced() || self.is_broken() {
+            return;
+        }
+        // The current segment stays in the list; those before it are whole.
+        let segments = lock(&self.unsynced).clone();
+        if let Err(error) = segments.iter().try_for_each(|segment| segment.file.sync_data()) {
+            tracing::error!(%error, journal = %self.journal, "a journal can't be synced and isn't trusted again");
+            self.fail();
+            return;
+        }
+        if let Some(current) = segments.last() {
+            lock(&self.unsynced).retain(|segment| segment.index >= current.index);
+        }
+        self.synced.send_if_modified(|synced| {
+            let moved = *synced != FAILED && *synced < end;
+            if moved {
+                *synced = end;
+            }
+            moved
+        });
+    }
+
+    fn fail(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.synced.send_replace(FAILED);
+    }
+}
+
+/// The number that stands for a failed sync: whoever waits is told.
+const FAILED: u64 = u64::MAX;

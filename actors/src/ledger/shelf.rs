@@ -1,0 +1,344 @@
+//! The shelf: all journals of the process, as those who look after them see them.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{
+    books::{Book, Books},
+    journal::{
+        Live, Owner,
+        keeper::{self, Bell, Kept},
+        segment::Layout,
+        writer::Writer,
+    },
+};
+use crate::{domain::Timestamp, ports::Clock, quota::lock};
+
+/// How journals are kept: `[journal]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JournalConfig {
+    /// When records are synced to the disk.
+    pub fsync: Fsync,
+    /// How long a record may wait for that.
+    #[serde(with = "humantime_serde")]
+    pub fsync_interval: Duration,
+    /// The size of a segment.
+    pub segment_bytes: u64,
+    /// How long a segment is kept after it was applied.
+    #[serde(with = "humantime_serde")]
+    pub retain: Duration,
+    /// The most bytes of applied segments that are kept.
+    pub retain_bytes: u64,
+    /// The most bytes of all segments; beyond them new requests are refused.
+    pub max_bytes: u64,
+}
+
+/// When records are synced to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fsync {
+    /// Each `fsync_interval`, in the background.
+    Interval,
+    /// Before a provider is contacted and before the end of an answer is handed over, many at once.
+    Each,
+}
+
+impl JournalConfig {
+    /// Returns how long a record may wait to be synced.
+    pub(super) fn sync_interval(&self) -> Duration {
+        if self.fsync == Fsync::Each { Duration::ZERO } else { self.fsync_interval }
+    }
+}
+
+/// How far the store has applied a journal.
+#[derive(Debug, Clone, Copy, Default)]
+struct Applied {
+    end: u64,
+    closed: bool,
+}
+
+/// All journals of the process.
+pub struct Shelf {
+    pub(super) config: JournalConfig,
+    folder: PathBuf,
+    owner: Owner,
+    clock: Arc<dyn Clock>,
+    bell: Arc<Bell>,
+    books: Mutex<Vec<Weak<Book>>>,
+    /// Journals that the ledger hasn't seen yet.
+    fresh: Mutex<Vec<Arc<Live>>>,
+    /// Journals that are not closed yet.
+    live: Mutex<Vec<Arc<Live>>>,
+    applied: Mutex<HashMap<Uuid, Applied>>,
+    pub(super) flush_postings: usize,
+    pub(super) settled: AtomicUsize,
+    pub(super) open: AtomicUsize,
+    pub(super) oldest: AtomicI64,
+    pub(super) poke: Notify,
+    pub(super) stopped: OnceLock<String>,
+    closed: AtomicBool,
+    /// Held from the making of a journal's folder until it is among the live ones.
+    beginning: Mutex<()>,
+}
+
+impl Shelf {
+    /// Makes a shelf below `folder`, with the thread that looks after it.
+    ///
+    /// # Errors
+    /// The folder can't be made, or the thread not be started.
+    pub fn new(
+        config: JournalConfig,
+        folder: &Path,
+        owner: Owner,
+        flush_postings: usize,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Arc<Self>> {
+        let folder = folder.join(owner.store.to_string());
+        fs::create_dir_all(&folder)?;
+        let (bell, rung) = Bell::new();
+        let shelf = Arc::new(Self {
+            config,
+            folder,
+            owner,
+            clock,
+            bell: Arc::clone(&bell),
+            books: Mutex::default(),
+            fresh: Mutex::default(),
+            live: Mutex::default(),
+            applied: Mutex::default(),
+            flush_postings,
+            settled: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            oldest: AtomicI64::new(i64::MAX),
+            poke: Notify::new(),
+            stopped: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            beginning: Mutex::default(),
+        });
+        keeper::start(&shelf, bell, rung)?;
+        Ok(shelf)
+    }
+
+    /// Opens a worker's books. Where no journal can be begun, they refuse until one can.
+    #[must_use]
+    pub fn open_books(self: &Arc<Self>) -> Books {
+        let book = Arc::new(Book { writer: Mutex::new(self.begin()), shelf: Arc::clone(self) });
+        lock(&self.books).push(Arc::downgrade(&book));
+        Books::of(book)
+    }
+
+    fn begin(&self) -> Option<Writer> {
+        let layout = Layout::of_bytes(self.config.segment_bytes);
+        if !self.has_room(layout.bytes()) {
+            return None;
+        }
+        let bell = Arc::clone(&self.bell);
+        let _beginning = lock(&self.beginning);
+        match Writer::create(&self.folder, self.owner, layout, bell, self.clock.wall()) {
+            Ok(writer) => {
+                let live = writer.live();
+                lock(&self.live).push(Arc::clone(live));
+                lock(&self.fresh).push(Arc::clone(live));
+                self.bell.wanted();
+                Some(writer)
+            }
+            Err(error) => {
+                tracing::error!(%error, "no journal can be begun: new requests are refused");
+                None
+            }
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let kept = || keeper::list(&self.folder).map(|all| all.iter().map(|kept| kept.bytes).sum::<u64>());
+        if kept().is_ok_and(|kept| kept + bytes > self.config.max_bytes) {
+            self.sweep();
+        }
+        kept().is_ok_and(|kept| kept + bytes <= self.config.max_bytes)
+    }
+
+    /// Gives each book a journal, and each journal a spare segment. Says whether that went well.
+    pub(super) fn furnish(&self) -> bool {
+        let mut well = true;
+        if self.closed.load(Ordering::Acquire) {
+            return well;
+        }
+        let books: Vec<_> = lock(&self.books).iter().filter_map(Weak::upgrade).collect();
+        for book in books {
+            if lock(&book.writer).is_none() {
+                let writer = self.begin();
+                well &= writer.is_some();
+                *lock(&book.writer) = writer;
+            }
+        }
+        let live: Vec<_> =
+            lock(&self.live).iter().filter(|live| !live.has_ended() && !live.is_broken()).cloned().collect();
+        for live in live {
+            if !live.has_spare() {
+                let index = live.layout.segment(live.end().saturating_sub(1)) + 1;
+                let made = if self.has_room(live.layout.bytes()) {
+                    keeper::spare(&live.folder, index, live.layout)
+                } else {
+                    Err(io::ErrorKind::QuotaExceeded.into())
+                };
+                well &= made.is_ok();
+                match made {
+                    Ok(spare) => live.put_spare(spare),
+                    Err(error) => tracing::debug!(%error, journal = %live.journal, "no spare segment"),
+                }
+            }
+        }
+        well
+    }
+
+    /// Syncs every journal.
+    pub(super) fn sync(&self) {
+        let live = lock(&self.live).clone();
+        live.iter().for_each(|live| live.sync());
+    }
+
+    /// Drops segments that were applied and needn't be kept.
+    pub(super) fn sweep(&self) {
+        lock(&self.books).retain(|book| book.strong_count() > 0);
+        let Ok(all) = keeper::list(&self.folder) else { return };
+        let applied: Vec<_> = all.into_iter().filter(|kept| self.is_applied(kept)).collect();
+        for kept in keeper::superfluous(applied, self.config.retain, self.config.retain_bytes) {
+            if let Err(error) = fs::remove_file(&kept.path) {
+                tracing::warn!(%error, path = %kept.path.display(), "a segment can't be removed");
+            }
+            // Fails while there are others.
+            let _removed = kept.path.parent().is_some_and(|folder| fs::remove_dir(folder).is_ok());
+        }
+    }
+
+    /// Says whether a segment is behind the store's cursor, and before the last two, which tell what is open.
+    fn is_applied(&self, kept: &Kept) -> bool {
+        let Some(applied) = lock(&self.applied).get(&kept.journal).copied() else { return false };
+        let live = lock(&self.live).iter().find(|live| live.journal == kept.journal).cloned();
+        applied.closed
+            || live.is_some_and(|live| {
+                let current = live.layout.segment(live.end().saturating_sub(1));
+                live.layout.end(kept.index) <= applied.end && kept.index + 1 < current
+            })
+    }
+
+    /// Returns how many bytes all segments have.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        keeper::list(&self.folder).map(|all| all.iter().map(|kept| kept.bytes).sum()).unwrap_or(0)
+    }
+
+    /// Returns how many postings were settled and haven't reached the store.
+    #[must_use]
+    pub fn lag_rows(&self) -> usize {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Returns when the oldest of them was settled.
+    #[must_use]
+    pub fn lag_since(&self) -> Option<Timestamp> {
+        let oldest = self.oldest.load(Ordering::Acquire);
+        (self.lag_rows() > 0 && oldest != i64::MAX).then_some(Timestamp(oldest))
+    }
+
+    /// Returns how many entries are open: admitted requests that haven't ended.
+    #[must_use]
+    pub fn open_entries(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Returns why usage can't be recorded now; `None` where it can.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let without = |book: &Weak<Book>| book.upgrade().is_some_and(|book| lock(&book.writer).is_none());
+        let refused = || lock(&self.books).iter().any(without).then(|| "no journal can be written".to_owned());
+        self.stopped.get().cloned().or_else(refused)
+    }
+
+    /// Ends every book: the ledger closes the journals.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let books: Vec<_> = lock(&self.books).iter().filter_map(Weak::upgrade).collect();
+        books.iter().for_each(|book| drop(lock(&book.writer).take()));
+    }
+
+    /// Admits nothing any more.
+    pub(super) fn stop(&self, why: String) {
+        tracing::error!(why, "nothing is served any more");
+        // The first reason stays.
+        let _first = self.stopped.set(why).is_ok();
+    }
+
+    pub(super) fn config(&self) -> &JournalConfig {
+        &self.config
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    pub(super) fn flush_postings(&self) -> usize {
+        self.flush_postings
+    }
+
+    /// Takes the journals that were begun since the last call.
+    pub(super) fn take_fresh(&self) -> Vec<Arc<Live>> {
+        std::mem::take(&mut *lock(&self.fresh))
+    }
+
+    /// Notes how far the store has applied a journal.
+    pub(super) fn note_applied(&self, journal: Uuid, end: u64, closed: bool) {
+        lock(&self.applied).insert(journal, Applied { end, closed });
+        if closed {
+            lock(&self.live).retain(|live| live.journal != journal);
+        }
+    }
+
+    /// Lists the journals that processes before this one have left.
+    pub(super) fn left_behind(&self) -> io::Result<Vec<(Uuid, PathBuf)>> {
+        // One that is just being begun would be taken for somebody else's.
+        let _beginning = lock(&self.beginning);
+        let mut found = keeper::journals(&self.folder)?;
+        let live = lock(&self.live);
+        found.retain(|(journal, _)| !live.iter().any(|live| live.journal == *journal));
+        Ok(found)
+    }
+
+    /// Waits until a whole batch is there.
+    pub(super) async fn poked(&self) {
+        self.poke.notified().await;
+    }
+
+    /// Notes when the oldest posting was settled that the store doesn't have.
+    pub(super) fn note_oldest(&self, oldest: Option<Timestamp>) {
+        self.oldest.store(oldest.map_or(i64::MAX, |oldest| oldest.0), Ordering::Release);
+    }
+
+    /// Notes that so many postings have reached the store.
+    pub(super) fn release(&self, postings: usize) {
+        self.settled.fetch_sub(postings, Ordering::AcqRel);
+    }
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shelf").field("folder", &self.folder).field("owner", &self.owner).finish_non_exhaustive()
+    }
+}

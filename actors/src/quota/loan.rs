@@ -1,0 +1,217 @@
+//! How an account stands with the store: what it asked for last, and what it knows of others. No clock, no I/O.
+
+use std::time::{Duration, Instant};
+
+use super::account::{Account, Dimension};
+use crate::{
+    domain::{Amounts, ClassId, Limits, Portion},
+    ports::{LeaseAnswer, LeaseAsk},
+};
+
+/// How long an answer that nothing is left is believed.
+const BELIEVED: Duration = Duration::from_millis(500);
+/// How long a recall counts: others lend themselves no more than they need for [`CONTENDED`] after they have obeyed.
+const RECALL_COUNTS: Duration = Duration::from_secs(2);
+/// How often an account's lease is recalled.
+const RECALL_EVERY: Duration = Duration::from_millis(500);
+/// How long an account that was recalled keeps nothing that it doesn't need.
+const CONTENDED: Duration = Duration::from_secs(5);
+/// The fewest requests that are lent where there is plenty.
+const AT_LEAST: i64 = 64;
+/// Over how long the recent demand is counted, in seconds.
+const DEMAND: u64 = 60;
+
+/// An account in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) class: ClassId,
+    pub(crate) account: Account,
+    pub(crate) loan: Loan,
+}
+
+/// The account's dealings with the store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loan {
+    /// The ceilings that were lent under.
+    pub(super) limits: Limits,
+    /// Counts what happened to the account, so that an answer is known to be about it as it still is.
+    epoch: u64,
+    /// Counts how often all leases were forgotten: what was taken before can't be given back.
+    pub(super) generation: u64,
+    /// Postings that were settled here and haven't reached the store.
+    pub(super) unflushed: u64,
+    /// Something is queued or under way.
+    pub(super) asked: bool,
+    /// What was asked, until its answer is known.
+    pending: Option<LeaseAsk>,
+    /// Of which figures the last answer gave less than was needed.
+    short: [bool; 3],
+    answered_at: Option<Instant>,
+    /// What was free after the last answer.
+    size: Portion,
+    /// The number of the last recall from here, and when it was made.
+    recall: Option<(i64, Instant)>,
+    obeyed_elsewhere: i64,
+    /// Recalled by others, and when.
+    contended: Option<Instant>,
+    obeyed: i64,
+    demand: Demand,
+}
+
+/// What was promised lately: of this minute and the one before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Demand {
+    minute: u64,
+    now: Portion,
+    before: Portion,
+}
+
+/// Why not enough is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The store has to be asked.
+    Ask,
+    /// The rest is lent elsewhere, perhaps unspent.
+    Elsewhere,
+    /// What is used and reserved has reached the limit.
+    Exhausted,
+}
+
+impl Held {
+    pub(super) fn new(class: ClassId, account: Account) -> Self {
+        Self { class, account, loan: Loan::default() }
+    }
+
+    /// Notes that the account has changed.
+    pub(super) fn touch(&mut self) {
+        self.loan.epoch += 1;
+    }
+
+    /// Notes that so much was promised, at second `now` of any clock.
+    pub(super) fn demand(&mut self, taken: Portion, now: u64) {
+        let Demand { minute, now: current, before } = &mut self.loan.demand;
+        if now / DEMAND != *minute {
+            *before = if now / DEMAND == *minute + 1 { *current } else { Portion::ZERO };
+            (*minute, *current) = (now / DEMAND, Portion::ZERO);
+        }
+        *current += taken;
+    }
+
+    /// Says whether nothing is promised, unflushed or under way: what the store says is then all there is.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.account.reserved == Amounts::ZERO && self.loan.unflushed == 0
+    }
+
+    /// Says why not enough of a figure is free.
+    pub(super) fn verdict(&self, dimension: Dimension, now: Instant) -> Verdict {
+        let loan = &self.loan;
+        let fresh = loan.answered_at.is_some_and(|at| now.saturating_duration_since(at) < BELIEVED);
+        let [requests, tokens, cost] = loan.short;
+        let short = match dimension {
+            Dimension::Requests => requests,
+            Dimension::Tokens => tokens,
+            Dimension::Cost => cost,
+        };
+        if !(fresh && short) {
+            return Verdict::Ask;
+        }
+        let recall = loan.recall.filter(|(_, at)| now.saturating_duration_since(*at) < RECALL_COUNTS);
+        let obeyed = recall.is_some_and(|(number, _)| loan.obeyed_elsewhere >= number);
+        let elsewhere = dimension.of(self.account.lease.elsewhere) > 0;
+        if elsewhere && !obeyed { Verdict::Elsewhere } else { Verdict::Exhausted }
+    }
+
+    /// Says whether so little is left that more should be asked for.
+    pub(super) fn is_low(&self) -> bool {
+        let low = |dimension: Dimension| {
+            let (free, size) = (dimension.of(self.account.lease.free), dimension.of(self.loan.size));
+            dimension.limit(&self.loan.limits).is_some() && free.saturating_mul(4) < size
+        };
+        let short = self.loan.short.iter().any(|short| *short);
+        !self.loan.asked && !short && Dimension::ALL.into_iter().any(low)
+    }
+
+    /// Makes an ask of what is needed, or of what can go back. What goes back is no longer free. An ask whose answer was
+    /// lost is asked again as it was. Returns it with the account's state, for [`Held::answered`].
+    pub(super) fn ask(&mut self, ask: LeaseAsk, returns: bool, now: Instant) -> (LeaseAsk, u64) {
+        if let Some(pending) = self.loan.pending {
+            return (pending, self.loan.epoch);
+        }
+        if self.loan.contended.is_some_and(|at| now.saturating_duration_since(at) >= CONTENDED) {
+            self.loan.contended = None;
+        }
+        let free = &mut self.account.lease.free;
+        // Under other ceilings everything is lent anew.
+        let changed = self.loan.limits != ask.limits;
+        let kept = if changed { Portion::ZERO } else { free.min(ask.need) };
+        let give_back = if returns || changed { *free - kept } else { Portion::ZERO };
+        *free -= give_back;
+        let need = (ask.need - *free).zip(Portion::ZERO, i64::max);
+        let most = if self.loan.contended.is_some() || returns { need } else { self.most(ask.need, ask.most) };
+        let obeyed = self.loan.obeyed;
+        let ask = LeaseAsk { give_back, need, most, obeyed, ..ask };
+        self.loan.pending = Some(ask);
+        (ask, self.loan.epoch)
+    }
+
+    fn most(&self, need: Portion, one: Portion) -> Portion {
+        let Demand { now, before, .. } = self.loan.demand;
+        let plenty = one.zip(one, |one, _| one.saturating_mul(AT_LEAST));
+        need.zip(plenty, i64::max).zip(now + before, i64::max)
+    }
+
+    /// Takes what the store has answered. Says whether the rest is lent elsewhere and should be recalled.
+    pub(super) fn answered(&mut self, ask: &LeaseAsk, epoch: u64, answer: &LeaseAnswer, now: Instant) -> bool {
+        let quiet = self.is_quiet() && self.loan.epoch == epoch;
+        let (account, loan) = (&mut self.account, &mut self.loan);
+        account.lease.free += answer.granted;
+        account.renew(answer.used, answer.leased, answer.elsewhere, &ask.limits, quiet);
+        let short = |dimension: Dimension| {
+            dimension.limit(&ask.limits).is_some() && dimension.of(answer.granted) < dimension.of(ask.need)
+        };
+        loan.short = Dimension::ALL.map(short);
+        (loan.limits, loan.size) = (ask.limits, account.lease.free);
+        (loan.asked, loan.pending, loan.answered_at) = (false, None, Some(now));
+        loan.obeyed_elsewhere = answer.obeyed_elsewhere;
+        let due = loan.recall.is_none_or(|(_, at)| now.saturating_duration_since(at) >= RECALL_EVERY);
+        let elsewhere = |dimension: Dimension| short(dimension) && dimension.of(answer.elsewhere) > 0;
+        due && Dimension::ALL.into_iter().any(elsewhere)
+    }
+
+    /// Takes back what was to be returned, since the store has refused the ask.
+    pub(super) fn refused(&mut self) {
+        if let Some(ask) = self.loan.pending.take() {
+            self.account.lease.free += ask.give_back;
+        }
+        self.loan.asked = false;
+    }
+
+    /// Notes that the store gave no answer: the same is asked again.
+    pub(super) fn unanswered(&mut self) {
+        self.loan.asked = false;
+    }
+
+    /// Notes the number of a recall that was made for this account.
+    pub(super) fn recalled(&mut self, number: i64, now: Instant) {
+        self.loan.recall = Some((number, now));
+    }
+
+    /// Obeys a recall: for a while nothing is kept that isn't needed.
+    pub(super) fn obey(&mut self, number: i64, now: Instant) {
+        self.loan.obeyed = self.loan.obeyed.max(number);
+        self.loan.contended = Some(now);
+    }
+
+    /// Says whether what isn't needed is to go back at once.
+    pub(super) fn is_contended(&self) -> bool {
+        self.loan.contended.is_some() && self.account.lease.free != Portion::ZERO
+    }
+
+    /// Forgets what was lent: the store may have lent it to others since.
+    pub(super) fn forget(&mut self) {
+        self.account.lease.free = Portion::ZERO;
+        (self.loan.pending, self.loan.answered_at) = (None, None);
+        self.loan.generation += 1;
+        self.touch();
+    }
+}

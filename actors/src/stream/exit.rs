@@ -1,0 +1,140 @@
+//! The one exit of a stream, and what it owes until then.
+//!
+//! Invariants:
+//! - [`State::end`] settles the reservation and finishes the outcome, once; whatever comes later finds no ticket.
+//! - What can't be settled isn't told to be complete: the client gets an error in place of the end.
+//! - Where records are synced one by one, the end is handed over when its record is on the disk.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Failure,
+    relay::{DONE, Phase, State},
+};
+use crate::{
+    domain::{ErrorCode, Outcome},
+    quota::Cover,
+};
+
+/// Waits until a settlement is on the disk.
+pub(super) type Syncing = Pin<Box<dyn Future<Output = bool>>>;
+
+/// Whether the store was asked for more quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum More {
+    /// It was not.
+    Unasked,
+    /// It hasn't answered yet.
+    Asked,
+    /// It has answered.
+    Answered,
+}
+
+impl State {
+    /// The one exit: settles and finishes, once. `false`: it couldn't be settled.
+    pub(super) fn end(&mut self, outcome: Outcome, code: Option<ErrorCode>) -> bool {
+        let Some(ticket) = self.ticket.take() else { return true };
+        let seen = self.answer.as_ref().unwrap_or(self.scanner.watched());
+        self.metrics.stream_closed(seen.frames, self.sent_bytes);
+        match ticket.settle(outcome, code, seen, self.clock.wall()) {
+            Ok(receipt) => {
+                self.syncing = receipt.map(|receipt| Box::pin(receipt.synced()) as Syncing);
+                true
+            }
+            Err(_unwritten) => false,
+        }
+    }
+
+    /// Waits until the settlement is where it has to be; `false`: it never will be.
+    pub(super) fn poll_synced(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(syncing) = &mut self.syncing else { return Poll::Ready(true) };
+        let synced = std::task::ready!(syncing.as_mut().poll(cx));
+        self.syncing = None;
+        Poll::Ready(synced)
+    }
+
+    /// Ends the stream with a failure that the reader will see.
+    pub(super) fn fail(&mut self, outcome: Outcome, failure: Failure) {
+        if self.ticket.is_some() {
+            self.end(outcome, Some(failure.code));
+            self.phase = Phase::Failed(failure);
+            self.wake();
+        }
+    }
+
+    /// Ends a stream that is complete, with these last frames; the reader sees a failure where that can't be settled.
+    pub(super) fn complete(&mut self, last: Bytes, after: Phase) {
+        if self.end(Outcome::Completed, None) {
+            self.ready.push_back(last);
+            self.phase = after;
+        } else {
+            self.phase = Phase::Failed(Failure::new(ErrorCode::LedgerUnavailable));
+        }
+    }
+
+    /// Ends the stream because of its age, or because the process stops. A stream that has seen its `finish_reason` is
+    /// complete.
+    pub(super) fn expire(&mut self, outcome: Outcome, code: ErrorCode) {
+        let seen = *self.scanner.watched();
+        let begun = seen.data_frames > 0;
+        if self.ticket.is_none() || matches!(self.phase, Phase::Answered(_)) {
+            return;
+        }
+        self.release_pieces();
+        if seen.is_complete() {
+            self.complete(DONE, Phase::Over);
+            return self.wake();
+        } else if seen.failed && begun {
+            self.end(Outcome::ProviderError, Some(ErrorCode::ProviderError));
+        } else {
+            let unanswered = outcome == Outcome::Deadline && !begun;
+            return self.fail(if unanswered { Outcome::ProviderError } else { outcome }, Failure::new(code));
+        }
+        self.phase = Phase::Over;
+        self.wake();
+    }
+
+    /// Makes sure that what was seen is promised.
+    pub(super) fn cover(&mut self) -> Cover {
+        let seen = *self.scanner.watched();
+        let cover = self.ticket.as_mut().map_or(Cover::Yes, |ticket| ticket.cover(&seen));
+        match (cover, self.more) {
+            (Cover::Yes, _) => self.more = More::Unasked,
+            (Cover::Ask, More::Unasked) => {
+                self.more = More::Asked;
+                (self.short)();
+            }
+            (Cover::Ask, More::Asked) => {}
+            (Cover::Ask, More::Answered) => return Cover::No,
+            (Cover::No, _) => {}
+        }
+        cover
+    }
+
+    /// Asks the store for more quota. To be followed by [`State::take_more`].
+    pub(super) fn ask_more(&self) -> Option<impl Future<Output = ()> + use<>> {
+        self.ticket.as_ref().map(|ticket| ticket.ask_more(self.scanner.watched()))
+    }
+
+    /// Goes on with what the store has lent.
+    pub(super) fn take_more(&mut self) {
+        self.more = More::Answered;
+        self.wake();
+    }
+
+    pub(super) fn cut_off(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
+        let shortage = self.ticket.as_ref().and_then(|ticket| ticket.reservation().shortage());
+        let failure = Failure { shortage, ..Failure::new(ErrorCode::InsufficientQuota) };
+        self.break_off(Outcome::CutOff, failure)
+    }
+
+    pub(super) fn break_off(&mut self, outcome: Outcome, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {
+        self.end(outcome, Some(failure.code));
+        Poll::Ready(Some(Err(failure)))
+    }
+}

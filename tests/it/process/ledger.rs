@@ -1,0 +1,145 @@
+//! What operators do to the books from the command line.
+
+use serde_json::{Value, json};
+
+use super::{commands::keys, world::World};
+use crate::harness::app::Database;
+
+const DEAD: &str = "0192d1a6-7f7e-4a3c-9d57-000000000001";
+const ALIVE: &str = "0192d1a6-7f7e-4a3c-9d57-000000000002";
+
+/// Both databases, each with the user `ann`, who may do nothing but 5 `basic` requests a day.
+fn with_ann(test: fn(&World)) {
+    for database in [Database::Sqlite, Database::Postgres] {
+        let world = World::on(database);
+        world.json(&["plan", "set", "gold", "basic", "--requests", "5"]);
+        world.json(&["user", "add", "ann", "--plan", "gold"]);
+        test(&world);
+    }
+}
+
+/// Two instances, of which one was never seen again, each with something leased of ann's day in 2020.
+fn lease(world: &World) {
+    for (instance, heartbeat, requests) in [(DEAD, 1_000_000, 3), (ALIVE, 9_000_000_000_000_000_i64, 1)] {
+        world.execute(&format!(
+            "INSERT INTO instances (id, process, enrolled_at, heartbeat_at)
+             VALUES ('{instance}', '{instance}', 1000000, {heartbeat})"
+        ));
+        world.execute(&format!(
+            "INSERT INTO leases (user_id, class_id, window_kind, window_start, instance, requests, tokens,
+                 cost_nanodollars, exchange, granted_requests, granted_tokens, granted_cost_nanodollars, obeyed)
+             VALUES (1, 1, 0, 1577836800, '{instance}', {requests}, 20, 300, '{instance}', 0, 0, 0, 7)"
+        ));
+    }
+}
+
+#[test]
+fn instances_are_inspected_and_written_off() {
+    with_ann(|world| {
+        let nothing = world.json(&["ledger", "inspect"]);
+        assert_eq!(keys(&nothing), ["instances", "journals", "leases"]);
+        world.refused(&["ledger", "write-off", DEAD], 64);
+        world.refused(&["ledger", "write-off", "garbage"], 64);
+        lease(world);
+        let found = world.json(&["ledger", "inspect"]);
+        let of = |list: &str, key: &str, id: &str| -> Value {
+            found[list].as_array().unwrap().iter().find(|row| row[key] == id).unwrap().clone()
+        };
+        let dead = of("instances", "id", DEAD);
+        assert_eq!(keys(&dead), ["enrolled_at", "heartbeat_age_seconds", "heartbeat_at", "id", "written_off_at"]);
+        assert_eq!((&dead["heartbeat_at"], &dead["written_off_at"]), (&json!("1970-01-01T00:00:01Z"), &Value::Null));
+        assert_eq!(
+            of("leases", "instance", DEAD),
+            json!({
+                "instance": DEAD, "user": "ann", "class": "basic", "window": "day", "start": "2020-01-01T00:00:00Z",
+                "requests": 3, "tokens": 20, "cost_nanodollars": 300, "obeyed": 7,
+            })
+        );
+        let text = world.run(&["ledger", "inspect"]).stdout;
+        assert!(text.contains(DEAD) && text.contains("journals") && text.contains("ann"), "{text}");
+
+        let why = world.refused(&["ledger", "write-off", ALIVE], 64);
+        assert!(why.contains("10 minutes"), "{why}");
+        let done = world.json(&["ledger", "write-off", DEAD]);
+        assert_eq!(keys(&done), ["at", "freed", "instance", "leases", "operator"]);
+        assert_eq!(done["freed"], json!({"requests": 3, "tokens": 20, "cost_nanodollars": 300}));
+        assert!(done["operator"].is_string() && done["leases"] == 1, "{done}");
+        let after = world.json(&["ledger", "inspect"]);
+        assert_eq!((after["leases"].as_array().unwrap().len(), &after["leases"][0]["instance"]), (1, &json!(ALIVE)));
+        let text = world.run(&["ledger", "write-off", DEAD]).stdout;
+        assert!(text.contains("Its 0 leases"), "a second time frees nothing: {text}");
+    });
+}
+
+#[test]
+fn books_are_corrected() {
+    with_ann(|world| {
+        let adjust = ["ledger", "adjust", "ann", "basic"];
+        let figures = ["--requests", "3", "--prompt-tokens", "20", "--completion-tokens", "7", "--cost-usd", "0.5"];
+        let done = world.json(&[&adjust[..], &figures[..], &["--reason", " by hand "]].concat());
+        assert_eq!(keys(&done), ["amounts", "at", "class", "posting", "reason", "user"]);
+        let amounts = json!({"requests": 3, "prompt_tokens": 20, "completion_tokens": 7, "cost": 500_000_000});
+        assert_eq!((&done["amounts"], &done["reason"]), (&amounts, &json!("by hand")));
+        world.json(&[&adjust[..], &["--requests", "-1", "--cost-usd", "-0.25", "--reason", "too much"]].concat());
+        let class = &world.json(&["usage", "show", "ann"])["classes"][0];
+        assert_eq!(class["requests"], json!({"limit": 5, "used": 2, "reserved": 0, "remaining": 3}));
+        assert_eq!((&class["tokens"]["used"], &class["cost_nanodollars"]["used"]), (&json!(27), &json!(250_000_000)));
+        let proof = world.json(&["ledger", "verify"]);
+        assert_eq!((&proof["postings"], &proof["drift"]), (&json!(2), &json!(0)));
+        for bad in [
+            &["--reason", "nothing"][..],
+            &["--requests", "1"],
+            &["--requests", "1", "--reason", " "],
+            &["--requests", "much", "--reason", "r"],
+            &["--cost-usd", "--1", "--reason", "r"],
+        ] {
+            world.refused(&[&adjust[..], bad].concat(), 64);
+        }
+        world.refused(&["ledger", "adjust", "nobody", "basic", "--requests", "1", "--reason", "r"], 64);
+        world.refused(&["ledger", "adjust", "ann", "gold", "--requests", "1", "--reason", "r"], 64);
+        assert_eq!(world.json(&["ledger", "verify"])["postings"], 2, "a refusal writes nothing");
+    });
+}
+
+#[test]
+fn leases_are_reserved_in_usage() {
+    with_ann(|world| {
+        lease(world);
+        // Today, by the store's clock.
+        world.execute("UPDATE leases SET window_start = (SELECT created_at FROM users) / 86400000000 * 86400");
+        let class = &world.json(&["usage", "show", "ann"])["classes"][0];
+        assert_eq!(class["requests"], json!({"limit": 5, "used": 0, "reserved": 4, "remaining": 1}));
+        assert_eq!(class["tokens"]["reserved"], 40);
+    });
+}
+
+#[test]
+fn old_rows_become_sums() {
+    with_ann(|world| {
+        world.json(&["ledger", "adjust", "ann", "basic", "--requests", "2", "--reason", "today"]);
+        // 2020-01-02T00:00:00Z less a microsecond.
+        world.execute(&format!(
+            "INSERT INTO postings (id, user_id, class_id, model_id, opened_at, settled_at, outcome, estimated, requests,
+                 prompt_tokens, completion_tokens, cost_nanodollars)
+             VALUES ('{DEAD}', 1, 1, 0, 1577923199999999, 1577923199999999, 0, false, 1, 2, 3, 4)"
+        ));
+        world.execute(
+            "INSERT INTO usage_totals VALUES (1, 1, 0, 1577836800, 1, 2, 3, 4), (1, 1, 1, 1577836800, 1, 2, 3, 4)",
+        );
+        assert_eq!(world.json(&["ledger", "verify"])["drift"], 0);
+        let prune = |day: &str| world.json(&["ledger", "prune", "--before", day]);
+        assert_eq!(prune("2020-01-01"), json!({"before": "2020-01-01T00:00:00Z", "pruned": 0}));
+        assert_eq!(prune("2020-01-02")["pruned"], 1);
+        let proof = world.json(&["ledger", "verify"]);
+        assert_eq!((&proof["postings"], &proof["checkpoints"], &proof["drift"]), (&json!(1), &json!(2), &json!(0)));
+        world.execute("UPDATE usage_totals SET requests = requests + 1 WHERE window_start = 1577836800");
+        let done = world.run(&["ledger", "verify", "--json"]);
+        assert_eq!(done.code, 1, "{done:?}");
+        assert_eq!(serde_json::from_str::<Value>(&done.stdout).unwrap()["drift"], 2);
+        for bad in ["2999-01-01", "2020-02-30", "20200102", "2020-1-2", "yesterday"] {
+            world.refused(&["ledger", "prune", "--before", bad], 64);
+        }
+        world.refused(&["ledger", "prune"], 64);
+        assert!(world.run(&["ledger", "prune", "--before", "2020-01-02"]).stdout.starts_with("0 postings"));
+    });
+}
