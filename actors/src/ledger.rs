@@ -1,10 +1,10 @@
 //! UsageLedger: brings postings into the store.
 //!
-//! Workers write to their [`Books`]: `open` records in the worker's [`journal`] that a request is admitted before a
+//! Workers write to their [`Books`]: `open` records in the worker's journal (`journal`) that a request is admitted before a
 //! provider is contacted, `settle` records what it used before the client is handed the end of its answer. The actor,
 //! once in the process on a thread of its own, reads the journals' files and brings what was settled into the store, in
 //! order, in batches that carry a cursor for each journal: the store applies a batch only where it starts, so that a
-//! retry after an unknown commit can't count twice. At the start it drains what a crash has left ([`recovery`]).
+//! retry after an unknown commit can't count twice. At the start it drains what a crash has left (`recovery`).
 //!
 //! Since it sees what has reached the store, and has the time, it also looks after leases that nobody asks for (see
 //! [`crate::quota`]): those that are idle, recalled, or due for the next window.
@@ -15,15 +15,17 @@
 mod books;
 mod flush;
 mod handle;
+mod inspection;
 mod journal;
 mod recovery;
 mod shelf;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     path::PathBuf,
     rc::Rc,
@@ -41,19 +43,21 @@ use uuid::Uuid;
 
 pub use books::{Books, Entry, Receipt};
 pub use handle::{Lag, LedgerHandle, Recovered};
+pub use inspection::{JournalFiles, inspect};
 pub use journal::{Owner, writer::Unwritten};
 pub use recovery::RecoveryError;
 pub use shelf::{Fsync, JournalConfig, Shelf};
 
 use crate::{
     domain::{ClassId, Posting, Timestamp},
-    metrics::{ClassMetrics, Metrics},
+    metrics::Metrics,
     ports::{Clock, Heartbeat, LedgerStore, SharedCache, StoreError},
     quota::{Account, Accounts},
     registry::CatalogHandle,
 };
 pub(crate) use flush::{FlushError, Flusher, Landed};
 use handle::{Flush, Recover, ReturnLeases};
+use tally::Tally;
 
 /// How usage is booked: `[ledger]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -106,25 +110,6 @@ pub struct Place {
 
 type Recovery = Result<Recovered, RecoveryError>;
 
-/// Counts what has reached the store.
-struct Tally {
-    catalog: CatalogHandle,
-    metrics: Metrics,
-    classes: HashMap<ClassId, ClassMetrics>,
-}
-
-impl Tally {
-    fn count(&mut self, postings: &[Posting]) {
-        for posting in postings {
-            let class = self.classes.entry(posting.class).or_insert_with(|| {
-                let catalog = self.catalog.current();
-                self.metrics.class(catalog.class_name(posting.class))
-            });
-            class.posted(posting.outcome, posting.estimated, &posting.amounts);
-        }
-    }
-}
-
 /// The actor.
 pub struct UsageLedger {
     config: Config,
@@ -154,15 +139,13 @@ impl UsageLedger {
         let clock = Arc::clone(&ports.clock);
         let shelf =
             Shelf::new(place.journal.clone(), &place.folder, place.owner, config.flush_postings, Arc::clone(&clock))?;
+        shelf.observe(ports.metrics.clone());
+        ports.accounts.observe(ports.metrics.clone());
         let flusher = Flusher::new(Arc::clone(&shelf), Arc::clone(&ports.store));
         let books = Arc::clone(&shelf);
         let addr = Self::start_in_arbiter(arbiter, move |_| Self {
             config,
-            tally: Rc::new(RefCell::new(Tally {
-                catalog: ports.catalog.clone(),
-                metrics: ports.metrics.clone(),
-                classes: HashMap::new(),
-            })),
+            tally: Rc::new(RefCell::new(Tally::new(ports.catalog.clone(), ports.metrics.clone()))),
             ports,
             place,
             shelf: books,
@@ -228,6 +211,9 @@ impl UsageLedger {
         };
         ctx.spawn(recovery.into_actor(self).map(|(flusher, result), ledger, _| {
             ledger.flusher = Some(flusher);
+            if let Ok(recovered) = &result {
+                ledger.ports.metrics.journals_recovered(recovered.journals as u64);
+            }
             // Whoever left needs no answer.
             let _left = asked.send(result).is_err();
         }));
@@ -301,6 +287,8 @@ impl UsageLedger {
     }
 
     fn beat(&self, ctx: &mut Context<Self>) {
+        self.ports.metrics.journals_sampled(self.shelf.bytes());
+        self.ports.metrics.leases_sampled(self.ports.accounts.leases());
         let (store, owner, process) = (Arc::clone(&self.ports.store), self.place.owner, self.place.process);
         let asked = self.ports.clock.now();
         let beat = async move { store.heartbeat(owner.instance, process).await };

@@ -17,10 +17,10 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 pub use self::labels::{AuthLevel, CacheCall, Failure, QuotaRefusal, Reload, StoreOp};
 use self::{
     family::{Children, NameKind, Named, Size, Timing, families},
-    labels::{End, MemoryKind, PoolState, Source, TokenKind},
+    labels::{End, MemoryKind, PoolState, Recaller, Source, TokenKind},
 };
 use crate::{
-    domain::{Amounts, ErrorCode, Finished, Outcome, Timestamp},
+    domain::{ErrorCode, Finished, Outcome, Posting, Timestamp},
     stats::Stage,
 };
 
@@ -89,6 +89,20 @@ families! {
     flush_postings: Children<(), Size> = "hne_flush_postings";
     /// How long applying a batch took.
     flush_seconds: Children<(), Timing> = "hne_flush_seconds";
+    /// Postings that a provider charged more for than was reserved.
+    overages: Named<Class, (), IntCounter> = "hne_overage_postings_total";
+    /// Bytes of all journals.
+    journal_bytes: Children<(), IntGauge> = "hne_journal_bytes";
+    /// How long syncing a journal took.
+    syncs: Children<(), Timing> = "hne_journal_sync_seconds";
+    /// Journals that a crash had left and that were drained.
+    recovered: Children<(), IntCounter> = "hne_recovered_journals_total";
+    /// Accounts that have something leased which is promised to nobody.
+    leases: Children<(), IntGauge> = "hne_leases";
+    /// Requests that waited for the store to lend.
+    lease_waits: Children<(), IntCounter> = "hne_lease_waits_total";
+    /// Leases that were asked back, by who asked.
+    recalls: Children<Recaller, IntCounter> = "hne_lease_recalls_total";
     /// Attempts to open a request, by provider.
     attempts: Named<Provider, (), IntCounter> = "hne_upstream_attempts_total";
     /// Attempts that were repeated at the same provider.
@@ -205,6 +219,41 @@ impl Metrics {
         }
     }
 
+    /// The journals were looked at.
+    pub fn journals_sampled(&self, bytes: u64) {
+        self.families.journal_bytes.set((), bytes);
+    }
+
+    /// A journal was synced.
+    pub fn journal_synced(&self, took: Duration) {
+        self.families.syncs.time((), took);
+    }
+
+    /// What a crash had left was drained.
+    pub fn journals_recovered(&self, journals: u64) {
+        self.families.recovered.add((), journals);
+    }
+
+    /// The leases were looked at.
+    pub fn leases_sampled(&self, accounts: u64) {
+        self.families.leases.set((), accounts);
+    }
+
+    /// A request waits for the store to lend.
+    pub fn lease_awaited(&self) {
+        self.families.lease_waits.count(());
+    }
+
+    /// Leases were asked back from other instances.
+    pub fn leases_recalled(&self, leases: u64) {
+        self.families.recalls.add(Recaller::Here, leases);
+    }
+
+    /// Another instance asked for leases back, or an operator for an account to be read anew.
+    pub fn recalls_obeyed(&self, leases: u64) {
+        self.families.recalls.add(Recaller::Elsewhere, leases);
+    }
+
     /// A request was refused for quota.
     pub fn quota_refused(&self, reason: QuotaRefusal) {
         self.families.quota_refusals.count(reason);
@@ -252,6 +301,7 @@ impl Metrics {
             postings: families.postings.of(name),
             tokens: families.tokens.of(name),
             cost: families.cost.of(name),
+            overages: families.overages.of(name),
         }
     }
 
@@ -273,14 +323,21 @@ pub struct ClassMetrics {
     postings: Children<(Outcome, Source), IntCounter>,
     tokens: Children<TokenKind, IntCounter>,
     cost: Children<(), IntCounter>,
+    overages: Children<(), IntCounter>,
 }
 
 impl ClassMetrics {
     /// A request of this class was settled. Negative amounts, which are corrections, don't lower the totals.
-    pub fn posted(&self, outcome: Outcome, estimated: bool, amounts: &Amounts) {
-        let source = if estimated { Source::Estimated } else { Source::Reported };
+    pub fn posted(&self, posting: &Posting) {
+        let Posting { outcome, estimated, amounts, leased, .. } = posting;
+        let source = if *estimated { Source::Estimated } else { Source::Reported };
+        // Of what was leased for a request something is used, unless there is no ceiling.
+        let over = |leased: i64, used: i64| leased > 0 && used > leased;
+        if over(leased.tokens, amounts.tokens()) || over(leased.cost.0, amounts.cost.0) {
+            self.overages.count(());
+        }
         let amount = |amount: i64| u64::try_from(amount).unwrap_or(0);
-        self.postings.count((outcome, source));
+        self.postings.count((*outcome, source));
         self.tokens.add(TokenKind::Prompt, amount(amounts.prompt_tokens));
         self.tokens.add(TokenKind::Completion, amount(amounts.completion_tokens));
         self.cost.add((), amount(amounts.cost.0));

@@ -5,7 +5,7 @@
 //! [`Permit`] (its place among the user's running streams) and a [`Reservation`] (its share of the limits and of the
 //! journal).
 //!
-//! Several instances share a limit through leases: parts of it that the store lends to one of them ([`lending`]). A
+//! Several instances share a limit through leases: parts of it that the store lends to one of them (`lending`). A
 //! warm account is decided about from its lease, which costs no I/O but the journal's write; where too little is left
 //! the store is asked, and where the rest is lent elsewhere, the others are.
 //!
@@ -14,6 +14,7 @@
 
 mod account;
 mod accounts;
+mod asking;
 mod lending;
 mod loan;
 mod meter;
@@ -25,7 +26,6 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, MailboxError, Message, Response, WrapFuture};
 use serde::Deserialize;
-use uuid::Uuid;
 
 pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
@@ -34,13 +34,12 @@ pub use meter::Meter;
 pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
-    domain::{Amounts, Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Timestamp, Window},
+    domain::{Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Window},
     ledger::Books,
     ports::Clock,
 };
-use accounts::{Against, UserState};
-use loan::Verdict;
-use reservation::draft;
+use accounts::UserState;
+use asking::{Asking, Attempt, recorded};
 
 /// How limits are held: `[quota]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -198,9 +197,6 @@ impl QuotaGate {
     }
 }
 
-/// How long a request that waits for others' leases lets them be before it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
-
 impl Actor for QuotaGate {
     type Context = Context<Self>;
 
@@ -212,114 +208,6 @@ impl Actor for QuotaGate {
             gate.accounts.sweep(gate.sweeps, gate.clock.now(), gate.config.idle_timeout);
         });
     }
-}
-
-/// A request that asks to be admitted, as often as it takes.
-struct Asking {
-    accounts: Arc<Accounts>,
-    user: Arc<UserState>,
-    books: Books,
-    wish: Wish,
-    window: Window,
-    now: Timestamp,
-}
-
-/// What came of it.
-enum Attempt {
-    /// It is admitted, or refused.
-    Decided(Box<Result<Reservation, QuotaError>>),
-    /// The store has to be asked, at once or once others have returned what they don't need.
-    Ask(Verdict),
-}
-
-impl Asking {
-    /// Takes a promise from what is lent to the account.
-    fn attempt(&self, measure: Measure) -> Attempt {
-        let Self { user, wish, window, .. } = self;
-        let mut counts = lock(&user.counts);
-        let Some(held) = counts.held(wish.line.class, *window).filter(|held| held.loan.limits == wish.line.limits)
-        else {
-            return Attempt::Ask(Verdict::Ask);
-        };
-        let granted = match held.account.reserve(&wish.ask, &wish.line.limits, measure) {
-            Ok(granted) => granted,
-            Err(dimension) => {
-                let verdict = held.verdict(dimension, self.accounts.clock.now());
-                let figure = held.account.figure(dimension, &wish.line.limits);
-                drop(counts);
-                return match (verdict, measure) {
-                    (Verdict::Exhausted, Measure::Whole) => self.attempt(Measure::Left),
-                    (Verdict::Exhausted, Measure::Left) => {
-                        let (class, window) = (wish.line.class, *window);
-                        let shortage = Shortage { class, dimension, figure, window };
-                        Attempt::Decided(Box::new(Err(QuotaError::Exhausted(shortage))))
-                    }
-                    _ => Attempt::Ask(verdict),
-                };
-            }
-        };
-        held.touch();
-        held.demand(granted.taken, self.accounts.second(self.accounts.clock.now()));
-        let low = held.is_low();
-        held.loan.asked |= low;
-        let generation = held.loan.generation;
-        drop(counts);
-        if low {
-            self.accounts.post_refill(user, wish.line, *window, wish.ask.whole());
-        }
-        Attempt::Decided(Box::new(self.record(granted, generation)))
-    }
-
-    /// Records what was promised.
-    fn record(&self, granted: Grant, generation: u64) -> Result<Reservation, QuotaError> {
-        let Self { accounts, user, books, wish, window, now } = self;
-        let against = Against { line: wish.line, window: *window, opened_at: *now, generation };
-        let id = Uuid::now_v7();
-        let Some(entry) = books.open(draft(id, user.key, wish.model, &against)) else {
-            lock(&user.counts).settle(&against, granted, Amounts::ZERO, false);
-            return Err(QuotaError::BooksFull);
-        };
-        Ok(Reservation {
-            accounts: Arc::clone(accounts),
-            user: Arc::clone(user),
-            id,
-            model: wish.model,
-            price: wish.ask.price,
-            against,
-            granted,
-            entry: Some(entry),
-        })
-    }
-
-    /// Asks the store until it is decided, or until it has waited for too long.
-    async fn persist(self, config: Config) -> Result<Reservation, QuotaError> {
-        let asked = async {
-            loop {
-                let lent = self.accounts.ask_lease(&self.user, self.wish.line, self.window, self.wish.ask.whole());
-                let answer = tokio::time::timeout(config.load_timeout, lent.answer()).await;
-                answer
-                    .map_err(|_elapsed| QuotaError::Unavailable)?
-                    .map_err(|_logged_by_the_store| QuotaError::Unavailable)?;
-                match self.attempt(Measure::Left) {
-                    Attempt::Decided(decided) => return *decided,
-                    Attempt::Ask(Verdict::Elsewhere) => tokio::time::sleep(ASK_AGAIN).await,
-                    Attempt::Ask(_) => {}
-                }
-            }
-        };
-        tokio::time::timeout(config.lease_wait.max(config.load_timeout), asked)
-            .await
-            .unwrap_or(Err(QuotaError::Unavailable))
-    }
-}
-
-/// Waits until an admission is on the disk, where that is asked for.
-async fn recorded(reservation: Reservation) -> Result<Reservation, QuotaError> {
-    let recorded = match reservation.receipt() {
-        Some(receipt) => receipt.synced().await,
-        None => true,
-    };
-    if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
 }
 
 impl Handler<Reserve> for QuotaGate {

@@ -48,6 +48,14 @@ impl DataFolder {
     }
 }
 
+impl DataFolder {
+    /// Returns the instance's id without taking the folder; `None` where nobody has served from it.
+    #[must_use]
+    pub fn peek(folder: &Path) -> Option<Uuid> {
+        fs::read_to_string(folder.join(IDENTITY)).ok()?.trim().parse().ok()
+    }
+}
+
 /// Reads the id, or makes one where there is none.
 fn identity(file: &mut File) -> io::Result<Uuid> {
     let mut text = String::new();

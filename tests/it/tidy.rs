@@ -40,7 +40,7 @@ const SERVICE_ARROWS: [(&str, &[&str]); 16] = [
 
 /// The files of the engine that know no actor, no clock and no I/O.
 const PURE: [&str; 6] =
-    ["quota::account", "stream::sse", "stream::usage", "ledger::batch", "stats::window", "stats::histogram"];
+    ["quota::account", "quota::meter", "stream::sse", "stream::usage", "stats::window", "stats::histogram"];
 
 /// What pure files and the domain must not name.
 const IMPURE: [&str; 8] =
@@ -252,8 +252,8 @@ fn wrong_arrows_are_found() {
     finds(engine_arrows, "actors/src/quota/account.rs", "use crate::ports::Clock;", 1);
     finds(engine_arrows, "actors/src/stream/usage.rs", "use super::sse::Frame;", 0);
     finds(engine_arrows, "actors/src/stream/usage.rs", "use super::Config;", 1);
-    finds(engine_arrows, "actors/src/ledger/batch.rs", "use actix::Addr;\nlet t = Instant::now();", 2);
-    finds(engine_arrows, "actors/src/ledger/batch.rs", "use std::{fs::File};\nstd::fs::read()", 1);
+    finds(engine_arrows, "actors/src/quota/meter.rs", "use actix::Addr;\nlet t = Instant::now();", 2);
+    finds(engine_arrows, "actors/src/quota/meter.rs", "use std::{fs::File};\nstd::fs::read()", 1);
     finds(engine_arrows, "actors/src/quota.rs", "use crate::ports::Clock;\nuse actix::Addr;", 0);
 
     assert_eq!(

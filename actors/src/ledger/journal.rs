@@ -109,18 +109,18 @@ impl Live {
         *lock(&self.spare) = Some(spare);
     }
 
-    /// Syncs what was written so far. A file that can't be synced isn't trusted again.
-    pub(super) fn sync(&self) {
+    /// Syncs what was written so far; says whether there was something. A file that can't be synced isn't trusted again.
+    pub(super) fn sync(&self) -> bool {
         let end = self.end();
         if end <= self.synced() || self.is_broken() {
-            return;
+            return false;
         }
         // The current segment stays in the list; those before it are whole.
         let segments = lock(&self.unsynced).clone();
         if let Err(error) = segments.iter().try_for_each(|segment| segment.file.sync_data()) {
             tracing::error!(%error, journal = %self.journal, "a journal can't be synced and isn't trusted again");
             self.fail();
-            return;
+            return false;
         }
         if let Some(current) = segments.last() {
             lock(&self.unsynced).retain(|segment| segment.index >= current.index);
@@ -132,6 +132,7 @@ impl Live {
             }
             moved
         });
+        true
     }
 
     fn fail(&self) {

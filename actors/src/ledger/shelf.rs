@@ -24,7 +24,7 @@ use super::{
         writer::Writer,
     },
 };
-use crate::{domain::Timestamp, ports::Clock, quota::lock};
+use crate::{domain::Timestamp, metrics::Metrics, ports::Clock, quota::lock};
 
 /// How journals are kept: `[journal]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -89,6 +89,7 @@ pub struct Shelf {
     pub(super) oldest: AtomicI64,
     pub(super) poke: Notify,
     pub(super) stopped: OnceLock<String>,
+    metrics: OnceLock<Metrics>,
     closed: AtomicBool,
     /// Held from the making of a journal's folder until it is among the live ones.
     beginning: Mutex<()>,
@@ -125,6 +126,7 @@ impl Shelf {
             oldest: AtomicI64::new(i64::MAX),
             poke: Notify::new(),
             stopped: OnceLock::new(),
+            metrics: OnceLock::new(),
             closed: AtomicBool::new(false),
             beginning: Mutex::default(),
         });
@@ -204,10 +206,23 @@ impl Shelf {
         well
     }
 
+    /// Has this counted from now on.
+    pub(super) fn observe(&self, metrics: Metrics) {
+        // The first one stays.
+        let _first = self.metrics.set(metrics).is_ok();
+    }
+
     /// Syncs every journal.
     pub(super) fn sync(&self) {
         let live = lock(&self.live).clone();
-        live.iter().for_each(|live| live.sync());
+        for live in live {
+            let started = self.clock.now();
+            if live.sync()
+                && let Some(metrics) = self.metrics.get()
+            {
+                metrics.journal_synced(self.clock.now().saturating_duration_since(started));
+            }
+        }
     }
 
     /// Drops segments that were applied and needn't be kept.

@@ -116,6 +116,14 @@ labels! {
         Estimated = "estimated",
     }
 
+    /// Who asked for a lease back.
+    pub(super) Recaller = "by" {
+        /// This instance.
+        Here = "here",
+        /// Another one.
+        Elsewhere = "elsewhere",
+    }
+
     /// What tokens were for.
     pub(super) TokenKind = "kind" {
         /// What the client sent.

@@ -1,7 +1,9 @@
 //! Names, help texts and labels.
 
 use super::*;
-use crate::domain::{Nanodollars, Timings};
+use uuid::Uuid;
+
+use crate::domain::{Amounts, ClassId, ModelKey, Nanodollars, Portion, Timings, UserKey, WindowKind};
 
 /// What a name may end in, before `_total`.
 const UNITS: &[&str] = &[
@@ -15,10 +17,13 @@ const UNITS: &[&str] = &[
     "flushes",
     "frames",
     "info",
+    "journals",
+    "leases",
     "lookups",
     "nanodollars",
     "observations",
     "postings",
+    "recalls",
     "refusals",
     "reloads",
     "requests",
@@ -26,15 +31,24 @@ const UNITS: &[&str] = &[
     "seconds",
     "streams",
     "tokens",
+    "waits",
 ];
 
 fn metrics() -> Metrics {
     let metrics = Metrics::new("1.2.3", Timestamp::from_seconds(1_700_000_000)).unwrap();
-    metrics.class("basic").posted(
-        Outcome::Completed,
-        false,
-        &Amounts { requests: 1, prompt_tokens: 9, completion_tokens: 20, cost: Nanodollars(13_350) },
-    );
+    metrics.class("basic").posted(&Posting {
+        id: Uuid::nil(),
+        user: UserKey(1),
+        class: ClassId(1),
+        model: ModelKey(1),
+        opened_at: Timestamp(0),
+        settled_at: Timestamp(0),
+        outcome: Outcome::Completed,
+        estimated: false,
+        amounts: Amounts { requests: 1, prompt_tokens: 9, completion_tokens: 20, cost: Nanodollars(13_350) },
+        window: WindowKind::Day,
+        leased: Portion { requests: 1, tokens: 28, cost: Nanodollars(0) },
+    });
     metrics.provider("openrouter").attempted();
     metrics
 }
@@ -159,4 +173,29 @@ fn names_beyond_the_cap_are_counted_together() {
     let series = lines.iter().filter(|line| line.starts_with("hne_upstream_retries_total{"));
     assert_eq!(series.count(), 65);
     assert!(lines.iter().any(|line| line == r#"hne_upstream_retries_total{provider="other"} 937"#));
+}
+
+#[test]
+fn journals_and_leases_are_counted() {
+    let metrics = metrics();
+    metrics.journals_sampled(8_388_608);
+    metrics.journal_synced(Duration::from_millis(4));
+    metrics.journals_recovered(2);
+    metrics.leases_sampled(3);
+    metrics.lease_awaited();
+    metrics.leases_recalled(5);
+    metrics.recalls_obeyed(1);
+    let lines = lines(&metrics);
+    for line in [
+        r#"hne_overage_postings_total{class="basic"} 1"#,
+        "hne_journal_bytes 8388608",
+        "hne_journal_sync_seconds_count 1",
+        "hne_recovered_journals_total 2",
+        "hne_leases 3",
+        "hne_lease_waits_total 1",
+        r#"hne_lease_recalls_total{by="here"} 5"#,
+        r#"hne_lease_recalls_total{by="elsewhere"} 1"#,
+    ] {
+        assert!(lines.iter().any(|found| found == line), "{line} is not in\n{}", lines.join("\n"));
+    }
 }

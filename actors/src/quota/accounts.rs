@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     domain::{Amounts, ClassId, Limits, PlanLimit, Portion, Posting, Timestamp, UserId, UserKey, Window},
+    metrics::Metrics,
     ports::{Clock, LedgerStore},
 };
 
@@ -127,6 +128,7 @@ pub struct Accounts {
     pub(super) wanted: Notify,
     /// A flight has ended.
     pub(super) landed: Notify,
+    metrics: OnceLock<Metrics>,
 }
 
 impl std::fmt::Debug for Accounts {
@@ -149,7 +151,26 @@ impl Accounts {
             queue: Mutex::default(),
             wanted: Notify::new(),
             landed: Notify::new(),
+            metrics: OnceLock::new(),
         }
+    }
+
+    /// Has this counted from now on.
+    pub(crate) fn observe(&self, metrics: Metrics) {
+        // The first one stays.
+        let _first = self.metrics.set(metrics).is_ok();
+    }
+
+    /// Counts something, where that is asked for.
+    pub(crate) fn count(&self, event: impl FnOnce(&Metrics)) {
+        self.metrics.get().map(event).unwrap_or_default();
+    }
+
+    /// Returns how many accounts have something leased that is promised to nobody.
+    pub(crate) fn leases(&self) -> u64 {
+        let lent = |held: &&Held| held.account.lease.free != Portion::ZERO;
+        let of = |user: &Arc<UserState>| lock(&user.counts).held.iter().filter(lent).count() as u64;
+        self.shards.iter().map(|shard| lock(shard).values().map(of).sum::<u64>()).sum()
     }
 
     pub(super) fn shard(&self, user: UserKey) -> &Mutex<HashMap<UserKey, Arc<UserState>>> {

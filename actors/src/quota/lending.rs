@@ -238,6 +238,7 @@ impl Accounts {
         }
         // Where the store is away, those who wait are told so.
         let Ok(number) = self.store.recall(self.instance, keys).await else { return };
+        self.count(|metrics| metrics.leases_recalled(keys.len() as u64));
         for key in keys {
             if let Some(user) = self.known(key.account.user)
                 && let Some(held) = lock(&user.counts).held(key.account.class, key.window)
@@ -249,10 +250,10 @@ impl Accounts {
 
     /// Returns what isn't needed of the leases that were asked back.
     pub(crate) fn obey(&self, recalls: &Recalls, now: Instant) {
-        for Recall { instance, key } in recalls.asked.iter().copied() {
-            if instance.is_nil() || instance == self.instance {
-                self.obey_one(key, recalls.last, now);
-            }
+        let ours = |recall: &&Recall| recall.instance.is_nil() || recall.instance == self.instance;
+        for recall in recalls.asked.iter().filter(ours) {
+            self.obey_one(recall.key, recalls.last, now);
+            self.count(|metrics| metrics.recalls_obeyed(1));
         }
         if recalls.all {
             self.look_through(0..SHARDS, |_, held| {

@@ -3,11 +3,16 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use uuid::Uuid;
 
 use super::*;
 use crate::{
-    domain::{ClassId, Limits, Nanodollars, Outcome, PlanId, Price, Role, UserKey, WindowKind},
+    domain::{
+        AccountKey, Amounts, ClassId, Limits, Nanodollars, Outcome, PlanId, Price, Role, Timestamp, UserKey, WindowKind,
+    },
     ledger::{FlushError, Flusher, Fsync, JournalConfig, Landed, Owner, Shelf},
+    ports::LeaseKey,
+    registry::Recalls,
     testing::{FakeLedger, ManualClock},
 };
 
@@ -192,4 +197,135 @@ async fn a_lost_acknowledgement_counts_once() {
     assert_eq!(world.flush().await, 1);
     assert_eq!(world.store.rows().len(), 2);
     assert_eq!(world.shelf.lag_rows(), 0);
+}
+
+fn key(user: i64) -> LeaseKey {
+    let account = AccountKey { user: UserKey(user), class: ClassId(1) };
+    LeaseKey { account, window: WindowKind::Day.at(ManualClock::START) }
+}
+
+/// Lets an instance see what others have recalled, as the change sequence does.
+fn obey(world: &World) {
+    let recalls = world.store.recalls();
+    let last = recalls.last().map_or(0, |(number, _)| *number);
+    let asked = recalls.into_iter().map(|(_, recall)| recall).collect();
+    world.accounts.obey(&Recalls { asked, all: false, last }, world.clock.now());
+}
+
+#[actix_rt::test]
+async fn a_warm_account_is_decided_without_the_store() {
+    let world = World::start(1_000);
+    drop(world.admit(1, Some(10_000)).await.unwrap());
+    let asked = world.store.reads.calls();
+    for _ in 0..40 {
+        drop(world.admit(1, Some(10_000)).await.unwrap());
+    }
+    assert_eq!(world.store.reads.calls(), asked);
+    let leased = world.store.leased(world.accounts.instance, key(1));
+    assert_eq!(leased.requests, 64, "what is lent where there is plenty");
+}
+
+#[actix_rt::test]
+async fn what_others_hold_unspent_is_waited_for_and_what_they_need_is_not() {
+    let one = World::start(1_000);
+    let two = World::instance(one.store.clone(), 1_000);
+    // The first is lent more than the one that it needs.
+    let running = one.admit(1, Some(8)).await.unwrap();
+    let mut admitted = Vec::new();
+    let refused = loop {
+        let mut asking = std::pin::pin!(two.admit(1, Some(8)));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asking => break answer,
+                () = tokio::time::sleep(Duration::from_millis(5)) => obey(&one),
+            }
+        };
+        match answer {
+            Ok(more) => admitted.push(more),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(admitted.len(), 7, "all but the one that runs at the first");
+    let QuotaError::Exhausted(Shortage { figure, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!((figure.used + figure.reserved, figure.remaining()), (8, Some(0)));
+    drop(running);
+}
+
+#[actix_rt::test]
+async fn an_answer_that_was_lost_is_asked_for_again() {
+    let world = World::start(1_000);
+    drop(world.admit(1, Some(4)).await.unwrap());
+    let (_permit, first) = world.admit(1, Some(4)).await.unwrap();
+    world.store.answers.set_down(true);
+    while let Ok((_, more)) = world.admit(1, Some(4)).await {
+        settle(&world, more);
+    }
+    world.store.answers.set_down(false);
+    settle(&world, first);
+    let mut rest = Vec::new();
+    while let Ok(more) = world.admit(1, Some(4)).await {
+        rest.push(more);
+    }
+    let used = world.accounts.known(UserKey(1)).map(|user| {
+        let mut counts = lock(&user.counts);
+        counts.account(ClassId(1), key(1).window).map(|account| account.used.requests + account.reserved.requests)
+    });
+    assert_eq!(used.flatten(), Some(4), "neither lost nor lent twice");
+}
+
+#[actix_rt::test]
+async fn what_is_idle_goes_back() {
+    let world = World::start(1_000);
+    drop(world.admit(1, Some(100)).await.unwrap());
+    assert!(world.store.leased(world.accounts.instance, key(1)).requests > 0);
+    world.clock.advance(IDLE);
+    for turn in 0..16 {
+        world.accounts.tend(turn, world.clock.now(), ManualClock::START);
+    }
+    world.accounts.settle_all_exchanges().await;
+    assert_eq!(world.store.leased(world.accounts.instance, key(1)).requests, 0);
+    assert!(world.admit(1, Some(100)).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn a_lowered_limit_holds_for_the_next_request() {
+    let world = World::start(1_000);
+    for _ in 0..3 {
+        let (_permit, reservation) = world.admit(1, Some(1_000)).await.unwrap();
+        settle(&world, reservation);
+    }
+    let (_permit, fourth) = world.admit(1, Some(4)).await.unwrap();
+    assert!(matches!(world.admit(1, Some(4)).await, Err(QuotaError::Exhausted(_))));
+    settle(&world, fourth);
+    assert!(world.admit(1, Some(5)).await.is_ok(), "and a raised one");
+}
+
+#[actix_rt::test]
+async fn leases_are_lent_ahead_of_midnight() {
+    let world = World::start(1_000);
+    let midnight = WindowKind::Day.at(ManualClock::START).end();
+    let before = Timestamp(midnight.0 - 500_000);
+    world.clock.set_wall(before);
+    drop(world.admit(1, Some(100)).await.unwrap());
+    world.accounts.tend(0, world.clock.now(), before);
+    world.accounts.settle_all_exchanges().await;
+    let asked = world.store.reads.calls();
+    world.clock.set_wall(midnight);
+    assert!(world.admit(1, Some(100)).await.is_ok());
+    assert_eq!(world.store.reads.calls(), asked, "nobody waits at midnight");
+}
+
+#[actix_rt::test]
+async fn what_was_written_off_is_not_spent_and_not_given_back() {
+    let world = World::start(1_000);
+    let (_permit, running) = world.admit(1, Some(8)).await.unwrap();
+    world.store.write_off(world.accounts.instance);
+    world.accounts.forget_leases();
+    settle(&world, running);
+    assert_eq!(world.flush().await, 1);
+    let mut admitted = Vec::new();
+    while let Ok(more) = world.admit(1, Some(8)).await {
+        admitted.push(more);
+    }
+    assert_eq!(admitted.len(), 7, "one of 8 was used");
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{commands::keys, world::World};
-use crate::harness::app::Database;
+use crate::harness::app::{Database, chat, complete, run, stream};
 
 const DEAD: &str = "0192d1a6-7f7e-4a3c-9d57-000000000001";
 const ALIVE: &str = "0192d1a6-7f7e-4a3c-9d57-000000000002";
@@ -37,7 +37,7 @@ fn lease(world: &World) {
 fn instances_are_inspected_and_written_off() {
     with_ann(|world| {
         let nothing = world.json(&["ledger", "inspect"]);
-        assert_eq!(keys(&nothing), ["instances", "journals", "leases"]);
+        assert_eq!(keys(&nothing), ["files", "instances", "journals", "leases"]);
         world.refused(&["ledger", "write-off", DEAD], 64);
         world.refused(&["ledger", "write-off", "garbage"], 64);
         lease(world);
@@ -69,6 +69,36 @@ fn instances_are_inspected_and_written_off() {
         let text = world.run(&["ledger", "write-off", DEAD]).stdout;
         assert!(text.contains("Its 0 leases"), "a second time frees nothing: {text}");
     });
+}
+
+#[test]
+fn what_a_crash_has_left_is_inspected_and_recovered() {
+    let world = World::on(Database::Sqlite).env("HNE__LEDGER__FLUSH_INTERVAL", "1m").env("HNE__SERVER__WORKERS", "1");
+    let mut service = world.serve();
+    let client = service.client(&world, "ann");
+    run(async {
+        for _ in 0..3 {
+            assert_eq!(complete(&client, &chat("sim/basic", "hello")).await.status, 200);
+        }
+        let mut running = stream(&client, &chat("sim/basic", "hello")).await;
+        while running.frame().await.unwrap().unwrap().is_comment() {}
+        let left = world.json(&["ledger", "inspect"]);
+        let files = &left["files"][0];
+        assert_eq!((&files["unapplied_postings"], &files["open_reservations"]), (&json!(3), &json!(1)), "{left}");
+        assert!(files["bytes"].as_u64().unwrap() >= 8 << 20 && left["journals"] == json!([]), "{left}");
+        service.process.signal("KILL");
+        assert!(running.frames().await.is_err());
+    });
+    service = world.serve();
+    assert_eq!(service.stop("TERM").0.code, 0);
+    let after = world.json(&["ledger", "inspect"]);
+    for files in after["files"].as_array().unwrap() {
+        assert_eq!((&files["unapplied_postings"], &files["open_reservations"]), (&json!(0), &json!(0)), "{after}");
+    }
+    assert!(after["journals"].as_array().unwrap().iter().all(|journal| journal["closed_at"].is_string()), "{after}");
+    let proof = world.json(&["ledger", "verify"]);
+    assert_eq!((&proof["postings"], &proof["drift"]), (&json!(4), &json!(0)));
+    assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 3);
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! A request that asks to be admitted: from what is lent to its account, or, where that isn't enough, from the store.
+
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use super::{
+    Config, QuotaError, Reservation, Shortage, Wish,
+    account::{Grant, Measure},
+    accounts::{Accounts, Against, UserState, lock},
+    loan::Verdict,
+    reservation::draft,
+};
+use crate::{
+    domain::{Amounts, Timestamp, Window},
+    ledger::Books,
+    metrics::Metrics,
+};
+
+/// How long a request that waits for others' leases lets them be before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A request that asks to be admitted, as often as it takes.
+pub(super) struct Asking {
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) user: Arc<UserState>,
+    pub(super) books: Books,
+    pub(super) wish: Wish,
+    pub(super) window: Window,
+    pub(super) now: Timestamp,
+}
+
+/// What came of it.
+pub(super) enum Attempt {
+    /// It is admitted, or refused.
+    Decided(Box<Result<Reservation, QuotaError>>),
+    /// The store has to be asked, at once or once others have returned what they don't need.
+    Ask(Verdict),
+}
+
+impl Asking {
+    /// Takes a promise from what is lent to the account.
+    pub(super) fn attempt(&self, measure: Measure) -> Attempt {
+        let Self { user, wish, window, .. } = self;
+        let mut counts = lock(&user.counts);
+        let Some(held) = counts.held(wish.line.class, *window).filter(|held| held.loan.limits == wish.line.limits)
+        else {
+            return Attempt::Ask(Verdict::Ask);
+        };
+        let granted = match held.account.reserve(&wish.ask, &wish.line.limits, measure) {
+            Ok(granted) => granted,
+            Err(dimension) => {
+                let verdict = held.verdict(dimension, self.accounts.clock.now());
+                let figure = held.account.figure(dimension, &wish.line.limits);
+                drop(counts);
+                return match (verdict, measure) {
+                    (Verdict::Exhausted, Measure::Whole) => self.attempt(Measure::Left),
+                    (Verdict::Exhausted, Measure::Left) => {
+                        let (class, window) = (wish.line.class, *window);
+                        let shortage = Shortage { class, dimension, figure, window };
+                        Attempt::Decided(Box::new(Err(QuotaError::Exhausted(shortage))))
+                    }
+                    _ => Attempt::Ask(verdict),
+                };
+            }
+        };
+        held.touch();
+        held.demand(granted.taken, self.accounts.second(self.accounts.clock.now()));
+        let low = held.is_low();
+        held.loan.asked |= low;
+        let generation = held.loan.generation;
+        drop(counts);
+        if low {
+            self.accounts.post_refill(user, wish.line, *window, wish.ask.whole());
+        }
+        Attempt::Decided(Box::new(self.record(granted, generation)))
+    }
+
+    /// Records what was promised.
+    fn record(&self, granted: Grant, generation: u64) -> Result<Reservation, QuotaError> {
+        let Self { accounts, user, books, wish, window, now } = self;
+        let against = Against { line: wish.line, window: *window, opened_at: *now, generation };
+        let id = Uuid::now_v7();
+        let Some(entry) = books.open(draft(id, user.key, wish.model, &against)) else {
+            lock(&user.counts).settle(&against, granted, Amounts::ZERO, false);
+            return Err(QuotaError::BooksFull);
+        };
+        Ok(Reservation {
+            accounts: Arc::clone(accounts),
+            user: Arc::clone(user),
+            id,
+            model: wish.model,
+            price: wish.ask.price,
+            against,
+            granted,
+            entry: Some(entry),
+        })
+    }
+
+    /// Asks the store, and again while the rest is lent elsewhere, until it has waited for too long.
+    pub(super) async fn persist(self, config: Config) -> Result<Reservation, QuotaError> {
+        self.accounts.count(Metrics::lease_awaited);
+        self.lend(&config).await?;
+        let decided = async {
+            loop {
+                match self.attempt(Measure::Left) {
+                    Attempt::Decided(decided) => return *decided,
+                    Attempt::Ask(Verdict::Elsewhere) => tokio::time::sleep(ASK_AGAIN).await,
+                    Attempt::Ask(_) => {}
+                }
+                self.lend(&config).await?;
+            }
+        };
+        tokio::time::timeout(config.lease_wait, decided).await.unwrap_or(Err(QuotaError::Unavailable))
+    }
+
+    /// Has the store lend what the request needs, or as much of it as there is.
+    async fn lend(&self, config: &Config) -> Result<(), QuotaError> {
+        let lent = self.accounts.ask_lease(&self.user, self.wish.line, self.window, self.wish.ask.whole());
+        match tokio::time::timeout(config.load_timeout, lent.answer()).await {
+            Ok(Ok(())) => Ok(()),
+            // Which is logged where it happens.
+            Ok(Err(_)) | Err(_) => Err(QuotaError::Unavailable),
+        }
+    }
+}
+
+/// Waits until an admission is on the disk, where that is asked for.
+pub(super) async fn recorded(reservation: Reservation) -> Result<Reservation, QuotaError> {
+    let recorded = match reservation.receipt() {
+        Some(receipt) => receipt.synced().await,
+        None => true,
+    };
+    if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
+}
