@@ -164,7 +164,10 @@ impl Held {
     pub(super) fn answered(&mut self, ask: &LeaseAsk, epoch: u64, answer: &LeaseAnswer, now: Instant) -> bool {
         let quiet = self.is_quiet() && self.loan.epoch == epoch;
         let (account, loan) = (&mut self.account, &mut self.loan);
-        account.lease.free += answer.granted;
+        // What was asked before all leases were forgotten may have been lent by a store that is no more.
+        if loan.pending.is_some_and(|pending| pending.exchange == ask.exchange) {
+            account.lease.free += answer.granted;
+        }
         account.renew(answer.used, answer.leased, answer.elsewhere, &ask.limits, quiet);
         let short = |dimension: Dimension| {
             dimension.limit(&ask.limits).is_some() && dimension.of(answer.granted) < dimension.of(ask.need)

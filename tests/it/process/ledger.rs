@@ -1,8 +1,17 @@
 //! What operators do to the books from the command line.
 
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
+
 use serde_json::{Value, json};
 
-use super::{commands::keys, world::World};
+use super::{
+    commands::keys,
+    world::{World, free_port},
+};
 use crate::harness::app::{Database, chat, complete, run, stream};
 
 const DEAD: &str = "0192d1a6-7f7e-4a3c-9d57-000000000001";
@@ -99,6 +108,63 @@ fn what_a_crash_has_left_is_inspected_and_recovered() {
     let proof = world.json(&["ledger", "verify"]);
     assert_eq!((&proof["postings"], &proof["drift"]), (&json!(4), &json!(0)));
     assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 3);
+}
+
+/// Holds a lock on the rows until it is dropped, as a long report in the wrong isolation would.
+struct RowsLocked(std::process::Child);
+
+impl RowsLocked {
+    fn take(url: &str) -> Self {
+        let mut psql =
+            Command::new("psql").args(["-XqAt", url]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        writeln!(psql.stdin.as_mut().unwrap(), "BEGIN; LOCK TABLE postings; SELECT 'locked';").unwrap();
+        let mut line = String::new();
+        BufReader::new(psql.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "locked\n");
+        Self(psql)
+    }
+}
+
+impl Drop for RowsLocked {
+    fn drop(&mut self) {
+        // The end of its input ends it, and the end of its connection the transaction.
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn nothing_is_served_before_what_a_crash_has_left_is_in_the_books() {
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let world =
+        World::on(Database::Postgres).env("HNE__LEDGER__FLUSH_INTERVAL", "1m").env("LISTEN", address.to_string());
+    let service = world.serve();
+    let client = service.client(&world, "ann");
+    assert_eq!(run(async { complete(&client, &chat("sim/basic", "hello")).await.status }), 200);
+    service.process.signal("KILL");
+    drop(service);
+    let locked = RowsLocked::take(&world.database_url());
+    let process = world.spawn(&["serve"]);
+    run(async {
+        let ready = async || loop {
+            match client.get("/readyz").await {
+                Ok(mut response) => break (response.status, response.json().await.unwrap()["status"].take()),
+                Err(_not_listening_yet) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(ready().await, (503, json!("recovering")));
+        let mut refused = complete(&client, &chat("sim/basic", "hello")).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+        assert_eq!(refused.json().await.unwrap()["error"]["code"], "ledger_unavailable");
+        assert_eq!(client.get("/healthz").await.unwrap().status, 200);
+        drop(locked);
+        while ready().await.0 != 200 {}
+        assert_eq!(complete(&client, &chat("sim/basic", "hello")).await.status, 200);
+    });
+    process.signal("TERM");
+    assert_eq!(process.finish().code, 0);
+    let proof = world.json(&["ledger", "verify"]);
+    assert_eq!((&proof["postings"], &proof["drift"]), (&json!(2), &json!(0)));
 }
 
 #[test]

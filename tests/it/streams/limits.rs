@@ -220,3 +220,29 @@ fn counts_survive_a_change_of_window() {
     });
     app.wait_for_postings(4);
 }
+
+#[test]
+fn a_stream_that_outgrows_what_was_lent_goes_on_while_the_limit_has_more() {
+    let mut app = TestApp::start();
+    // What is cut off is charged by estimate.
+    app.unbalanced();
+    // One request is lent 960 tokens at most here, and its answer is counted as 6,000 before the provider says so.
+    let client = plan(&app, "ann", &["--tokens", "10000"]);
+    run(async {
+        let mut body = chat("mock/chat+frames-60+bytes-400+prompt-5+completion-5500", "long");
+        body["max_tokens"] = json!(10);
+        let frames = stream(&client, &body).await.frames().await.unwrap();
+        assert!(frames.last().unwrap().is_done(), "{:?}", frames.last());
+        // The next one is cut off where the limit ends, 4,495 tokens on.
+        let frames = stream(&client, &body).await.frames().await.unwrap();
+        assert!(last_error(&frames).to_string().contains("insufficient_quota"));
+    });
+    let charges = charges(&app.wait_for_postings(2), "ann");
+    assert_eq!(charges[0], Charge::reported("completed", 5, 5_500));
+    let used = usage_of(&app, "ann");
+    assert!((9_000..=10_000).contains(&used), "{used}");
+}
+
+fn usage_of(app: &TestApp, user: &str) -> i64 {
+    app.cli(&["usage", "show", user])["classes"][0]["tokens"]["used"].as_i64().unwrap()
+}
