@@ -49,7 +49,7 @@ pub use recovery::RecoveryError;
 pub use shelf::{Fsync, JournalConfig, Shelf};
 
 use crate::{
-    domain::{ClassId, Posting, Timestamp},
+    domain::{Catalog, ClassId, Posting, Timestamp},
     metrics::Metrics,
     ports::{Clock, Heartbeat, LedgerStore, SharedCache, StoreError},
     quota::{Account, Accounts},
@@ -128,6 +128,8 @@ pub struct UsageLedger {
     usurped_at: Option<Instant>,
     /// Counts looks at leases.
     turn: usize,
+    /// By which leases were last looked at.
+    catalog: Arc<Catalog>,
 }
 
 impl UsageLedger {
@@ -146,6 +148,7 @@ impl UsageLedger {
         let addr = Self::start_in_arbiter(arbiter, move |_| Self {
             config,
             tally: Rc::new(RefCell::new(Tally::new(ports.catalog.clone(), ports.metrics.clone()))),
+            catalog: ports.catalog.current(),
             ports,
             place,
             shelf: books,
@@ -329,6 +332,11 @@ impl Actor for UsageLedger {
         ctx.run_interval(HEARTBEAT, |ledger, ctx| ledger.beat(ctx));
         ctx.run_interval(TEND, |ledger, _| {
             ledger.turn = ledger.turn.wrapping_add(1);
+            let catalog = ledger.ports.catalog.current();
+            if !Arc::ptr_eq(&ledger.catalog, &catalog) {
+                ledger.ports.accounts.return_changed(&catalog);
+                ledger.catalog = catalog;
+            }
             ledger.ports.accounts.tend(ledger.turn, ledger.ports.clock.now(), ledger.ports.clock.wall());
         });
         ctx.spawn(Arc::clone(&self.ports.accounts).carry().into_actor(self));

@@ -65,6 +65,7 @@ impl Asking {
             }
         };
         held.touch();
+        held.loan.plan = Some(wish.caller.plan);
         held.demand(granted.taken, self.accounts.second(self.accounts.clock.now()));
         let low = held.is_low();
         held.loan.asked |= low;

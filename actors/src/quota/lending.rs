@@ -27,7 +27,7 @@ use super::{
     loan::Held,
 };
 use crate::{
-    domain::{AccountKey, Limits, Nanodollars, PlanLimit, Portion, Timestamp, UserKey, Window, WindowKind},
+    domain::{AccountKey, Catalog, Limits, Nanodollars, PlanLimit, Portion, Timestamp, UserKey, Window, WindowKind},
     ports::{LeaseAnswer, LeaseAsk, LeaseKey, Recall, StoreError},
     registry::Recalls,
 };
@@ -282,6 +282,15 @@ impl Accounts {
     /// Queues every lease to go back.
     pub(crate) fn return_all(&self) {
         self.look_through(0..SHARDS, |_, held| (held.account.lease.free != Portion::ZERO).then_some(Want::Return));
+    }
+
+    /// Queues every lease to go back whose ceilings aren't those of its plan any more.
+    pub(crate) fn return_changed(&self, catalog: &Catalog) {
+        self.look_through(0..SHARDS, |_, held| {
+            let line = catalog.plan(held.loan.plan?)?.line(held.class);
+            let changed = line.is_none_or(|line| line.limits != held.loan.limits);
+            (changed && held.account.lease.free != Portion::ZERO).then_some(Want::Return)
+        });
     }
 
     /// Looks after leases that nobody asks for: those that are idle go back, a part of them at each `turn`, and the

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::account::{Account, Dimension};
 use crate::{
-    domain::{Amounts, ClassId, Limits, Portion},
+    domain::{Amounts, ClassId, Limits, PlanId, Portion},
     ports::{LeaseAnswer, LeaseAsk},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Held {
 pub(crate) struct Loan {
     /// The ceilings that were lent under.
     pub(super) limits: Limits,
+    /// The plan that they are of, when it was last used.
+    pub(super) plan: Option<PlanId>,
     /// Counts what happened to the account, so that an answer is known to be about it as it still is.
     epoch: u64,
     /// Counts how often all leases were forgotten: what was taken before can't be given back.

@@ -1,5 +1,7 @@
 //! Quota and rate, as callers meet them.
 
+use std::time::Duration;
+
 use hne_load::{client::Client, mock::Ending};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -245,4 +247,24 @@ fn a_stream_that_outgrows_what_was_lent_goes_on_while_the_limit_has_more() {
 
 fn usage_of(app: &TestApp, user: &str) -> i64 {
     app.cli(&["usage", "show", user])["classes"][0]["tokens"]["used"].as_i64().unwrap()
+}
+
+#[test]
+fn a_lease_under_another_limit_goes_back_within_2_seconds() {
+    let app = TestApp::start();
+    let client = plan(&app, "ann", &["--requests", "1000"]);
+    run(async { assert_eq!(complete(&client, &chat("mock/chat", "one")).await.status, 200) });
+    app.wait_for_postings(1);
+    let shown = || app.cli(&["usage", "show", "ann"])["classes"][0]["requests"].take();
+    assert_eq!(shown(), json!({"limit": 1_000, "used": 1, "reserved": 63, "remaining": 936}));
+    app.cli(&["plan", "set", "small", "basic", "--window", "day", "--requests", "3"]);
+    let lowered = hne_load::clock::now();
+    while shown() != json!({"limit": 3, "used": 1, "reserved": 0, "remaining": 2}) {
+        assert!(lowered.elapsed() < Duration::from_secs(4), "{}", shown());
+    }
+    run(async {
+        for status in [200, 200, 429] {
+            assert_eq!(complete(&client, &chat("mock/chat", "more")).await.status, status);
+        }
+    });
 }
