@@ -12,6 +12,6 @@ mod verifier;
 pub use cache::FakeCache;
 pub use clock::{ManualClock, VirtualClock};
 pub use faults::Faults;
-pub use ledger::FakeLedger;
+pub use ledger::{Backup, FakeLedger};
 pub use store::{FakeCatalog, FakeDirectory, caller};
 pub use verifier::FakeVerifier;

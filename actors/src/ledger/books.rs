@@ -141,6 +141,19 @@ impl Entry {
     }
 }
 
+#[cfg(test)]
+impl Entry {
+    /// Ends as everything does when the process is killed: nothing more is written.
+    pub(super) fn vanish(mut self) {
+        self.books = None;
+    }
+
+    /// Returns the journal, and the number of the entry in it.
+    pub(super) fn place(&self) -> (uuid::Uuid, u64) {
+        (self.live.journal, self.number)
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(books) = self.books.take() {

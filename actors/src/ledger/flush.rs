@@ -8,7 +8,8 @@
 //! - A cursor that stands before the batch's start is a restored backup's: what lies between is applied again. One that
 //!   stands behind its end was moved by somebody else: nothing is applied any more.
 //! - A journal that nobody writes any more is drained; each entry without an end becomes an `interrupted` row, and the
-//!   journal is closed. The rows' place is fixed: behind the journal's end, in the order of the entries.
+//!   journal is closed, in one batch: no cursor ever stands among these rows.
+//! - A journal that can't be read holds up nobody but itself.
 
 use std::sync::Arc;
 
@@ -17,14 +18,15 @@ use uuid::Uuid;
 use super::{
     journal::{
         Live,
-        reader::{ReadError, Reader},
+        reader::{Read, ReadError, Reader},
+        scan::Scan,
     },
     recovery::{self, RecoveryError},
     shelf::Shelf,
 };
 use crate::{
     domain::{Outcome, Posting, Timestamp},
-    ports::{ApplyError, Batch, CursorMove, LedgerStore, StoreError},
+    ports::{ApplyError, Batch, CursorMove, JournalCursor, LedgerStore, StoreError},
 };
 
 /// Why nothing more can be flushed for now.
@@ -82,6 +84,32 @@ pub(super) struct Rest {
 }
 
 impl Tail {
+    /// Goes back to where the store stands.
+    fn go_back(&mut self, shelf: &Shelf, cursor: JournalCursor) -> Result<(), FlushError> {
+        let (journal, found) = (self.journal, cursor.applied);
+        if found > self.applied || cursor.closed {
+            let end = self.rest.as_ref().map_or(self.limit(), |rest| rest.end);
+            return Err(FlushError::Ahead { journal, found, end });
+        }
+        if found < self.applied {
+            self.reader.check_whole(found)?;
+            tracing::warn!(%journal, from = self.applied, to = found, "the store was put back: applying again");
+            (self.applied, self.read) = (found, found);
+            shelf.note_applied(journal, found, false);
+        }
+        Ok(())
+    }
+}
+
+impl Rest {
+    /// Returns what is left at the end: nothing is charged for what was open.
+    pub(super) fn of(scan: Scan) -> Self {
+        let interrupted = |posting| Posting { outcome: Outcome::Interrupted, ..posting };
+        Self { end: scan.end, open: scan.open.into_values().map(interrupted).collect() }
+    }
+}
+
+impl Tail {
     /// Returns a journal that this process has begun.
     fn of(live: Arc<Live>) -> Self {
         let reader = Reader::new(live.journal, live.folder.clone(), live.layout);
@@ -109,33 +137,34 @@ impl Tail {
             self.reader.sync()?;
             let scan = self.reader.scan(self.applied)?;
             recovery::report(self.journal, self.reader.folder(), &scan);
-            self.rest = Some(Rest { end: scan.end, open: interrupted(scan.open.into_values()) });
+            self.rest = Some(Rest::of(scan));
         }
         Ok(())
     }
 
-    /// Reads on: the next postings, where they end, and whether nothing follows them.
+    /// Reads on: the next postings, where they end, and whether nothing follows them. The rows of those that were open
+    /// come all at once.
     fn take(&mut self, most: usize) -> Result<(Vec<Posting>, u64, bool), ReadError> {
         self.finish()?;
         let limit = self.limit();
-        let (mut postings, mut next) = self.reader.postings(self.read, limit, most)?;
-        let mut closes = false;
-        if let Some(rest) = self.rest.as_ref().filter(|rest| next >= rest.end) {
-            let taken = usize::try_from(next - rest.end).unwrap_or(usize::MAX);
-            let more = rest.open.iter().skip(taken).take(most.saturating_sub(postings.len()));
-            let before = postings.len();
-            postings.extend(more.cloned());
-            let added = postings.len() - before;
-            next += added as u64;
-            closes = taken + added >= rest.open.len();
+        let Read { mut postings, mut next, gaps } = self.reader.postings(self.read, limit, most)?;
+        let Some(rest) = &self.rest else {
+            recovery::raise(self.journal, self.reader.folder(), &gaps, limit);
+            return Ok((postings, next, false));
+        };
+        let closes = next >= rest.end;
+        if closes {
+            postings.extend(rest.open.iter().cloned());
+            next = rest.end + rest.open.len() as u64;
         }
         Ok((postings, next, closes))
     }
-}
 
-/// The rows of entries that have no end: nothing is charged.
-pub(super) fn interrupted(open: impl Iterator<Item = Posting>) -> Vec<Posting> {
-    open.map(|posting| Posting { outcome: Outcome::Interrupted, ..posting }).collect()
+    /// Says whether the store should be told to go on to `next`: also where there is no posting, so that what lies
+    /// before it can be dropped.
+    fn moves(&self, next: u64) -> bool {
+        self.reader.segment_of(next) > self.reader.segment_of(self.applied)
+    }
 }
 
 /// A batch on its way.
@@ -170,11 +199,13 @@ pub(crate) struct Flusher {
     tails: Vec<Tail>,
     flight: Option<Flight>,
     restored: bool,
+    /// The store was put back, and where it stands isn't known yet.
+    is_lost: bool,
 }
 
 impl Flusher {
     pub(crate) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
-        Self { shelf, store, tails: Vec::new(), flight: None, restored: false }
+        Self { shelf, store, tails: Vec::new(), flight: None, restored: false, is_lost: false }
     }
 
     /// Returns how many postings the current batch has; 0 where none is on its way.
@@ -198,6 +229,9 @@ impl Flusher {
 
     /// Brings one batch into the store. `None` where nothing waits.
     pub(crate) async fn flush(&mut self) -> Result<Option<Landed>, FlushError> {
+        if self.is_lost {
+            self.find_place().await?;
+        }
         if self.flight.is_none() {
             self.flight = self.gather()?;
         }
@@ -237,25 +271,47 @@ impl Flusher {
     /// Reads the next batch from the journals. What was told before comes first, and apart.
     fn gather(&mut self) -> Result<Option<Flight>, ReadError> {
         self.tails.extend(self.shelf.take_fresh().into_iter().map(Tail::of));
-        let replay = self.tails.iter().any(|tail| tail.is_replay() && (tail.rest.is_some() || tail.read < tail.told));
+        let replayed = self.gather_of(true);
+        if matches!(replayed, Ok(Some(_))) {
+            return replayed;
+        }
+        match self.gather_of(false)? {
+            Some(flight) => Ok(Some(flight)),
+            None => replayed,
+        }
+    }
+
+    fn gather_of(&mut self, replay: bool) -> Result<Option<Flight>, ReadError> {
         let most = self.shelf.flush_postings();
         let mut batch = Batch { instance: self.shelf.owner().instance, cursors: Vec::new(), postings: Vec::new() };
+        let mut failed = None;
         for tail in self.tails.iter_mut().filter(|tail| tail.is_replay() == replay) {
             let room = most.saturating_sub(batch.postings.len());
             if room == 0 {
                 break;
             }
-            let (postings, next, closes) = tail.take(room)?;
+            let (postings, next, closes) = match tail.take(room) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
             tail.read = next;
-            if !postings.is_empty() || closes {
+            if !postings.is_empty() || closes || tail.moves(next) {
                 let (journal, from, to) = (tail.journal, tail.applied, next);
                 batch.cursors.push(CursorMove { journal, from, to, closes });
                 batch.postings.extend(postings);
             }
         }
+        if batch.cursors.is_empty() {
+            return failed.map_or(Ok(None), Err);
+        }
+        if let Some(error) = failed {
+            tracing::error!(%error, "a journal waits until it can be read");
+        }
         self.shelf.note_oldest(oldest(&batch));
-        let flight = Flight { batch: Arc::new(batch), fresh: !replay, uncertain: false };
-        Ok((!flight.batch.cursors.is_empty()).then_some(flight))
+        Ok(Some(Flight { batch: Arc::new(batch), fresh: !replay, uncertain: false }))
     }
 
     async fn was_applied(&mut self, batch: &Batch) -> Result<bool, FlushError> {
@@ -272,31 +328,36 @@ impl Flusher {
         }
         match steps().find(|(step, found)| found.applied != step.from || found.closed) {
             None => Ok(false),
-            Some((step, found)) => {
-                self.go_back(step.journal, found.applied).await?;
+            Some(_) => {
+                // Starts again from where the store stands.
+                self.flight = None;
+                self.tails.iter_mut().for_each(|tail| tail.read = tail.applied);
+                (self.restored, self.is_lost) = (true, true);
+                self.find_place().await?;
                 Err(StoreError::Refused("the store was put back: applying again".into()).into())
             }
         }
     }
 
-    /// Starts again from where the store stands.
-    async fn go_back(&mut self, journal: Uuid, found: u64) -> Result<(), FlushError> {
-        self.flight = None;
-        self.tails.iter_mut().for_each(|tail| tail.read = tail.applied);
-        if let Some(tail) = self.tails.iter_mut().find(|tail| tail.journal == journal) {
-            if found > tail.applied {
-                let end = tail.rest.as_ref().map_or(tail.limit(), |rest| rest.end);
-                let ahead = FlushError::Ahead { journal, found, end };
-                self.shelf.stop(ahead.to_string());
-                return Err(ahead);
-            }
-            tracing::warn!(%journal, from = tail.applied, to = found, "the store was put back: applying again");
-            (tail.applied, tail.read) = (found, found);
+    /// Asks where the store stands in every journal, since it was put back to an earlier state.
+    async fn find_place(&mut self) -> Result<(), FlushError> {
+        let journals: Vec<_> = self.tails.iter().map(|tail| tail.journal).collect();
+        let cursors = self.store.cursors(&journals).await?;
+        let placed =
+            self.tails.iter_mut().zip(cursors).try_for_each(|(tail, cursor)| tail.go_back(&self.shelf, cursor));
+        let found = match placed {
+            Ok(()) => self.recover().await.map(drop).map_err(FlushError::from),
+            Err(error) => Err(error),
+        };
+        match found {
+            // What was closed before may be open again; all of it was found.
+            Ok(()) => self.is_lost = false,
+            Err(
+                FlushError::Store(_) | FlushError::Recovery(RecoveryError::Store(_) | RecoveryError::Unreadable(_)),
+            ) => {}
+            Err(ref never) => self.shelf.stop(never.to_string()),
         }
-        self.restored = true;
-        // What was closed before may be open again.
-        self.recover().await?;
-        Ok(())
+        found
     }
 
     /// Syncs what was written so far, so that it can be applied.
@@ -307,7 +368,7 @@ impl Flusher {
     /// Says whether everything that was written has been applied.
     pub(crate) fn is_done(&self) -> bool {
         let done = |tail: &Tail| tail.live.as_ref().is_some_and(|live| !live.has_ended() && live.end() <= tail.read);
-        self.flight.is_none() && self.tails.iter().all(done)
+        self.flight.is_none() && !self.shelf.has_fresh() && self.tails.iter().all(done)
     }
 }
 

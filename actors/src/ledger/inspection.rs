@@ -52,8 +52,8 @@ pub fn inspect(
         let scan = reader.scan(applied)?;
         let (mut next, mut unapplied) = (applied, 0);
         while next < scan.end {
-            let (postings, read_to) = reader.postings(next, scan.end, AT_ONCE)?;
-            (next, unapplied) = (read_to, unapplied + postings.len());
+            let read = reader.postings(next, scan.end, AT_ONCE)?;
+            (next, unapplied) = (read.next, unapplied + read.postings.len());
         }
         let files = || kept.iter().filter(|kept| kept.journal == journal);
         // Those that were open when it was closed have their rows.

@@ -9,7 +9,8 @@
 //! | [`record`] | the 128 bytes of a record; no I/O |
 //! | [`segment`] | where records lie, and when a segment is full; no I/O |
 //! | [`writer`] | appending, on a worker's thread |
-//! | [`reader`] | reading a journal back, also one that a crash left behind |
+//! | [`reader`] | reading a journal back |
+//! | [`scan`] | the end of one that nobody writes any more, and what is damaged |
 //! | [`keeper`] | the thread that syncs, prepares segments and drops old ones |
 //!
 //! Invariants:
@@ -24,6 +25,7 @@
 pub(super) mod keeper;
 pub(super) mod reader;
 pub(super) mod record;
+pub(super) mod scan;
 pub(super) mod segment;
 pub(super) mod writer;
 
@@ -39,7 +41,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::{
-    segment::Layout,
+    segment::{Layout, file_name},
     writer::{Segment, Spare},
 };
 use crate::quota::lock;
@@ -53,6 +55,14 @@ pub struct Owner {
     pub instance: Uuid,
 }
 
+/// How far a journal is on the disk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Synced {
+    end: u64,
+    /// Nothing more will get there.
+    failed: bool,
+}
+
 /// What a journal's writer shares with those who sync and read it.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -62,12 +72,14 @@ pub(super) struct Live {
     /// One past the last record that was written.
     end: AtomicU64,
     /// One past the last record that was synced.
-    synced: watch::Sender<u64>,
+    synced: watch::Sender<Synced>,
     /// A write or a sync has failed: nothing more is written.
     broken: AtomicBool,
     /// Nobody writes it any more.
     ended: AtomicBool,
     spare: Mutex<Option<Spare>>,
+    /// The newest segment that was made, begun or spare.
+    newest: AtomicU64,
     /// Segments that have something to be synced, the current one last.
     unsynced: Mutex<Vec<Arc<Segment>>>,
 }
@@ -78,9 +90,9 @@ impl Live {
         self.end.load(Ordering::Acquire)
     }
 
-    /// Returns one past the last record that was synced.
+    /// Returns one past the last record that was synced; it stays where it is when the next sync fails.
     pub(super) fn synced(&self) -> u64 {
-        *self.synced.borrow()
+        self.synced.borrow().end
     }
 
     /// Waits until everything before `end` is synced, or never will be.
@@ -89,7 +101,9 @@ impl Live {
     /// Nothing is lost.
     pub(super) fn until_synced(&self, end: u64) -> impl Future<Output = bool> + Send + use<> {
         let mut synced = self.synced.subscribe();
-        async move { synced.wait_for(|synced| *synced >= end).await.is_ok_and(|synced| *synced != FAILED) }
+        async move {
+            synced.wait_for(|synced| synced.failed || synced.end >= end).await.is_ok_and(|synced| synced.end >= end)
+        }
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -106,7 +120,19 @@ impl Live {
     }
 
     pub(super) fn put_spare(&self, spare: Spare) {
+        self.newest.store(spare.index, Ordering::Release);
         *lock(&self.spare) = Some(spare);
+    }
+
+    /// Returns the segment that is to be made next.
+    pub(super) fn next_spare(&self) -> u64 {
+        self.newest.load(Ordering::Acquire) + 1
+    }
+
+    /// Says whether the file that is written to can still be found by its name.
+    pub(super) fn is_there(&self) -> bool {
+        let current = lock(&self.unsynced).last().map_or(0, |segment| segment.index);
+        self.folder.join(file_name(current)).exists()
     }
 
     /// Syncs what was written so far; says whether there was something. A file that can't be synced isn't trusted again.
@@ -126,20 +152,15 @@ impl Live {
             lock(&self.unsynced).retain(|segment| segment.index >= current.index);
         }
         self.synced.send_if_modified(|synced| {
-            let moved = *synced != FAILED && *synced < end;
-            if moved {
-                *synced = end;
-            }
+            let moved = !synced.failed && synced.end < end;
+            synced.end = if moved { end } else { synced.end };
             moved
         });
         true
     }
 
-    fn fail(&self) {
+    pub(super) fn fail(&self) {
         self.broken.store(true, Ordering::Release);
-        self.synced.send_replace(FAILED);
+        self.synced.send_modify(|synced| synced.failed = true);
     }
 }
-
-/// The number that stands for a failed sync: whoever waits is told.
-const FAILED: u64 = u64::MAX;

@@ -107,15 +107,29 @@ impl Shelf {
         flush_postings: usize,
         clock: Arc<dyn Clock>,
     ) -> io::Result<Arc<Self>> {
+        let (bell, rung) = Bell::new();
+        let shelf = Self::unattended(config, folder, owner, flush_postings, clock, Arc::clone(&bell))?;
+        keeper::start(&shelf, bell, rung)?;
+        Ok(shelf)
+    }
+
+    /// Makes a shelf that nobody looks after.
+    pub(super) fn unattended(
+        config: JournalConfig,
+        folder: &Path,
+        owner: Owner,
+        flush_postings: usize,
+        clock: Arc<dyn Clock>,
+        bell: Arc<Bell>,
+    ) -> io::Result<Arc<Self>> {
         let folder = folder.join(owner.store.to_string());
         fs::create_dir_all(&folder)?;
-        let (bell, rung) = Bell::new();
-        let shelf = Arc::new(Self {
+        Ok(Arc::new(Self {
             config,
             folder,
             owner,
             clock,
-            bell: Arc::clone(&bell),
+            bell,
             books: Mutex::default(),
             fresh: Mutex::default(),
             live: Mutex::default(),
@@ -129,9 +143,7 @@ impl Shelf {
             metrics: OnceLock::new(),
             closed: AtomicBool::new(false),
             beginning: Mutex::default(),
-        });
-        keeper::start(&shelf, bell, rung)?;
-        Ok(shelf)
+        }))
     }
 
     /// Opens a worker's books. Where no journal can be begun, they refuse until one can.
@@ -165,34 +177,40 @@ impl Shelf {
     }
 
     fn has_room(&self, bytes: u64) -> bool {
-        let kept = || keeper::list(&self.folder).map(|all| all.iter().map(|kept| kept.bytes).sum::<u64>());
-        if kept().is_ok_and(|kept| kept + bytes > self.config.max_bytes) {
-            self.sweep();
+        let fits = || keeper::list(&self.folder).map(|all| bytes_of(&all) + bytes <= self.config.max_bytes);
+        if fits().is_ok_and(|fits| !fits) {
+            self.sweep(bytes);
         }
-        kept().is_ok_and(|kept| kept + bytes <= self.config.max_bytes)
+        fits().unwrap_or(false)
     }
 
     /// Gives each book a journal, and each journal a spare segment. Says whether that went well.
     pub(super) fn furnish(&self) -> bool {
-        let mut well = true;
         if self.closed.load(Ordering::Acquire) {
-            return well;
+            return true;
+        }
+        let mut well = true;
+        for live in self.live().iter().filter(|live| !live.has_ended() && !live.is_broken() && !live.is_there()) {
+            tracing::error!(journal = %live.journal, "a journal's file is gone: nothing more is written to it");
+            live.fail();
         }
         let books: Vec<_> = lock(&self.books).iter().filter_map(Weak::upgrade).collect();
         for book in books {
-            if lock(&book.writer).is_none() {
+            let is_broken = |writer: &Writer| writer.live().is_broken();
+            if lock(&book.writer).as_ref().is_none_or(is_broken) {
                 let writer = self.begin();
                 well &= writer.is_some();
-                *lock(&book.writer) = writer;
+                let mut slot = lock(&book.writer);
+                // Closed meanwhile: what was begun ends at once.
+                *slot = writer.filter(|_| !self.closed.load(Ordering::Acquire));
             }
         }
         let live: Vec<_> =
             lock(&self.live).iter().filter(|live| !live.has_ended() && !live.is_broken()).cloned().collect();
         for live in live {
             if !live.has_spare() {
-                let index = live.layout.segment(live.end().saturating_sub(1)) + 1;
                 let made = if self.has_room(live.layout.bytes()) {
-                    keeper::spare(&live.folder, index, live.layout)
+                    keeper::spare(&live.folder, live.next_spare(), live.layout)
                 } else {
                     Err(io::ErrorKind::QuotaExceeded.into())
                 };
@@ -214,8 +232,7 @@ impl Shelf {
 
     /// Syncs every journal.
     pub(super) fn sync(&self) {
-        let live = lock(&self.live).clone();
-        for live in live {
+        for live in self.live() {
             let started = self.clock.now();
             if live.sync()
                 && let Some(metrics) = self.metrics.get()
@@ -225,12 +242,18 @@ impl Shelf {
         }
     }
 
-    /// Drops segments that were applied and needn't be kept.
-    pub(super) fn sweep(&self) {
+    /// Returns the journals that are not closed yet.
+    pub(super) fn live(&self) -> Vec<Arc<Live>> {
+        lock(&self.live).clone()
+    }
+
+    /// Drops segments that were applied and needn't be kept, or are in the way of so many bytes.
+    pub(super) fn sweep(&self, needed: u64) {
         lock(&self.books).retain(|book| book.strong_count() > 0);
         let Ok(all) = keeper::list(&self.folder) else { return };
-        let applied: Vec<_> = all.into_iter().filter(|kept| self.is_applied(kept)).collect();
-        for kept in keeper::superfluous(applied, self.config.retain, self.config.retain_bytes) {
+        let (applied, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| self.is_applied(kept));
+        let room = self.config.max_bytes.saturating_sub(bytes_of(&waiting) + needed);
+        for kept in keeper::superfluous(applied, self.config.retain, self.config.retain_bytes.min(room)) {
             if let Err(error) = fs::remove_file(&kept.path) {
                 tracing::warn!(%error, path = %kept.path.display(), "a segment can't be removed");
             }
@@ -253,7 +276,7 @@ impl Shelf {
     /// Returns how many bytes all segments have.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        keeper::list(&self.folder).map(|all| all.iter().map(|kept| kept.bytes).sum()).unwrap_or(0)
+        keeper::list(&self.folder).map_or(0, |all| bytes_of(&all))
     }
 
     /// Returns how many postings were settled and haven't reached the store.
@@ -318,6 +341,11 @@ impl Shelf {
         std::mem::take(&mut *lock(&self.fresh))
     }
 
+    /// Says whether there are journals that the ledger hasn't seen yet.
+    pub(super) fn has_fresh(&self) -> bool {
+        !lock(&self.fresh).is_empty()
+    }
+
     /// Notes how far the store has applied a journal.
     pub(super) fn note_applied(&self, journal: Uuid, end: u64, closed: bool) {
         lock(&self.applied).insert(journal, Applied { end, closed });
@@ -348,8 +376,14 @@ impl Shelf {
 
     /// Notes that so many postings have reached the store.
     pub(super) fn release(&self, postings: usize) {
-        self.settled.fetch_sub(postings, Ordering::AcqRel);
+        let less = |settled: usize| Some(settled.saturating_sub(postings));
+        // It always gives a number.
+        let _before = self.settled.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).is_ok();
     }
+}
+
+fn bytes_of(kept: &[Kept]) -> u64 {
+    kept.iter().map(|kept| kept.bytes).sum()
 }
 
 impl std::fmt::Debug for Shelf {

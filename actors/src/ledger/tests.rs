@@ -1,1 +1,6 @@
 //! The journal and the ledger, over books in memory.
+
+mod damage;
+mod histories;
+mod refusals;
+mod world;

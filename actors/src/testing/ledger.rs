@@ -1,7 +1,7 @@
 //! Books in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,6 +15,10 @@ use crate::{
         ApplyError, Batch, Heartbeat, JournalCursor, LeaseAnswer, LeaseAsk, LeaseKey, LedgerStore, Recall, StoreError,
     },
 };
+
+/// Books as they were at some moment.
+#[derive(Debug, Clone)]
+pub struct Backup(State);
 
 /// A ledger store in memory: cursors, totals and rows move together or not at all.
 #[derive(Debug, Default)]
@@ -30,11 +34,12 @@ pub struct FakeLedger {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct State {
     cursors: HashMap<Uuid, JournalCursor>,
     totals: HashMap<(AccountKey, Window), Amounts>,
     rows: Vec<Posting>,
+    ids: HashSet<Uuid>,
     leases: HashMap<(Uuid, LeaseKey), Lease>,
     recalls: Vec<(i64, Recall)>,
     last_recall: i64,
@@ -61,6 +66,23 @@ impl FakeLedger {
     /// Sets a cursor, as a restored backup or a copied data folder does.
     pub fn set_cursor(&self, journal: Uuid, at: u64) {
         self.state().cursors.insert(journal, JournalCursor { applied: at, known: true, closed: false });
+    }
+
+    /// Returns how far each journal was applied.
+    #[must_use]
+    pub fn cursors_of_all(&self) -> HashMap<Uuid, JournalCursor> {
+        self.state().cursors.clone()
+    }
+
+    /// Copies the books as they are now.
+    #[must_use]
+    pub fn back_up(&self) -> Backup {
+        Backup(self.state().clone())
+    }
+
+    /// Puts the books back to what they were.
+    pub fn restore(&self, backup: &Backup) {
+        *self.state() = backup.0.clone();
     }
 
     /// Moves the store's clock on.
@@ -99,6 +121,11 @@ impl FakeLedger {
                 return Err(ApplyError::CursorElsewhere { journal: cursor.journal, found });
             }
         }
+        let ids: HashSet<_> = batch.postings.iter().map(|posting| posting.id).collect();
+        if ids.len() < batch.postings.len() || !ids.is_disjoint(&state.ids) {
+            return Err(ApplyError::Store(StoreError::Refused("a posting with this id is booked already".into())));
+        }
+        state.ids.extend(ids);
         for cursor in &batch.cursors {
             let moved = JournalCursor { applied: cursor.to, known: true, closed: cursor.closes };
             state.cursors.insert(cursor.journal, moved);

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{
     reader,
     segment::{Layout, file_name},
-    writer::Segment,
+    writer::{Segment, sync_folder},
 };
 use crate::ledger::shelf::Shelf;
 
@@ -97,7 +97,7 @@ impl Keeper {
         }
         if self.swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
             self.swept_at = Some(now);
-            shelf.sweep();
+            shelf.sweep(0);
         }
         rest
     }
@@ -117,7 +117,11 @@ pub(in crate::ledger) struct Kept {
 pub(in crate::ledger) fn list(folder: &Path) -> io::Result<Vec<Kept>> {
     let mut all = Vec::new();
     for (journal, folder) in journals(folder)? {
-        for index in reader::segments(&folder)? {
+        let segments = match reader::segments(&folder) {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
+            segments => segments?,
+        };
+        for index in segments {
             let path = folder.join(file_name(index));
             let metadata = match fs::metadata(&path) {
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => continue,
@@ -133,8 +137,16 @@ pub(in crate::ledger) fn list(folder: &Path) -> io::Result<Vec<Kept>> {
 /// Lists the journals below a folder.
 pub(in crate::ledger) fn journals(folder: &Path) -> io::Result<Vec<(Uuid, PathBuf)>> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    let entries = match fs::read_dir(folder) {
+        // Whoever begins a journal makes it again.
+        Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(all),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
         let name = entry.file_name();
         all.extend(name.to_str().and_then(|name| name.parse().ok()).map(|journal| (journal, entry.path())));
     }
@@ -159,5 +171,6 @@ pub(in crate::ledger) fn superfluous(mut applied: Vec<Kept>, retain: Duration, r
 pub(in crate::ledger) fn spare(folder: &Path, index: u64, layout: Layout) -> io::Result<Arc<Segment>> {
     let segment = Segment::create(folder, index, layout)?;
     segment.file.sync_all()?;
+    sync_folder(folder)?;
     Ok(Arc::new(segment))
 }

@@ -1,7 +1,6 @@
 //! Reading a journal back.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -12,7 +11,8 @@ use uuid::Uuid;
 
 use super::{
     Owner,
-    record::{Place, RECORD_BYTES, Record, Slot, VERSION, decode},
+    record::{Bytes128, Header, Place, RECORD_BYTES, Record, Slot, VERSION, decode},
+    scan::{Gap, Lost},
     segment::{Layout, file_name, of_file_name},
 };
 use crate::domain::Posting;
@@ -44,36 +44,25 @@ pub(in crate::ledger) enum ReadError {
     },
 }
 
-/// Records that should be there and aren't, with valid ones behind them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::ledger) struct Gap {
-    /// In which segment.
-    pub(in crate::ledger) segment: u64,
-    /// The first of them.
-    pub(in crate::ledger) from: u64,
-    /// One past the last of them.
-    pub(in crate::ledger) to: u64,
-}
-
-/// What a journal that nobody writes any more holds.
-#[derive(Debug, Default)]
-pub(in crate::ledger) struct Scan {
-    /// One past its last record.
-    pub(in crate::ledger) end: u64,
-    /// The entries without an end.
-    pub(in crate::ledger) open: BTreeMap<u64, Posting>,
+/// What was read.
+#[derive(Debug)]
+pub(in crate::ledger) struct Read {
+    /// The postings, in the order of their records.
+    pub(in crate::ledger) postings: Vec<Posting>,
+    /// The record to go on from; the same one where there is nothing.
+    pub(in crate::ledger) next: u64,
     /// What is damaged.
     pub(in crate::ledger) gaps: Vec<Gap>,
-    /// Everything before this record is known to have been synced.
-    pub(in crate::ledger) synced: u64,
 }
 
 /// One journal's files.
 #[derive(Debug)]
 pub(in crate::ledger) struct Reader {
-    journal: Uuid,
+    pub(super) journal: Uuid,
     folder: PathBuf,
-    layout: Layout,
+    pub(super) layout: Layout,
+    /// This process writes it: all its files must be there.
+    own: bool,
     current: Option<(u64, File)>,
 }
 
@@ -88,36 +77,87 @@ pub(in crate::ledger) fn segments(folder: &Path) -> io::Result<Vec<u64>> {
 }
 
 impl Reader {
-    /// Reads a journal of this layout.
+    /// Reads a journal of this layout that this process writes.
     pub(in crate::ledger) fn new(journal: Uuid, folder: PathBuf, layout: Layout) -> Self {
-        Self { journal, folder, layout, current: None }
+        Self { journal, folder, layout, own: true, current: None }
     }
 
     /// Opens a journal that a process has left; `None` where it has no record at all.
     pub(in crate::ledger) fn open(journal: Uuid, folder: PathBuf, owner: Owner) -> Result<Option<Self>, ReadError> {
-        let io = |error| ReadError::Io(journal, error);
-        let Some(first) = segments(&folder).map_err(io)?.first().copied() else { return Ok(None) };
-        let mut bytes = [0; RECORD_BYTES];
-        let file = File::open(folder.join(file_name(first))).map_err(io)?;
-        if file.metadata().map_err(io)?.len() < RECORD_BYTES as u64 {
-            return Ok(None);
-        }
-        file.read_exact_at(&mut bytes, 0).map_err(io)?;
-        // The header says how many records a segment has, which is what its number depends on.
-        let slots = u64::from_le_bytes([
-            bytes[24], bytes[25], bytes[26], bytes[27], bytes[28], bytes[29], bytes[30], bytes[31],
-        ]);
-        let sequence = first.saturating_mul(slots);
-        match decode(&bytes, Place { sequence, journal }) {
-            Slot::Newer(version) => Err(ReadError::Newer(journal, version)),
-            Slot::Written(Record::Header(header), _) => {
+        let mut reader = Self { journal, folder, layout: Layout::of_slots(0), own: false, current: None };
+        let segments = reader.segments()?;
+        for segment in &segments {
+            if let Some(header) = reader.header(*segment)? {
                 if (header.store, header.instance) != (owner.store, owner.instance) {
                     return Err(ReadError::Foreign(journal));
                 }
-                Ok(Some(Self::new(journal, folder, Layout::of_slots(header.slots))))
+                reader.layout = Layout::of_slots(header.slots);
+                return Ok(Some(reader));
             }
+        }
+        // No header is left. Any other record tells as much, but for the owner: that is whose folder this is.
+        for segment in segments.into_iter().rev() {
+            if let Some(slots) = reader.slots_of(segment).map_err(|error| reader.io(error))? {
+                reader.layout = Layout::of_slots(slots);
+                return Ok(Some(reader));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the header of a segment of whatever layout; `None` where there is none that is valid.
+    fn header(&mut self, segment: u64) -> Result<Option<Header>, ReadError> {
+        let mut bytes = [0; RECORD_BYTES];
+        let read = self.file(segment).and_then(|file| read_up_to(file, &mut bytes, 0));
+        if read.map_err(|error| self.io(error))? < RECORD_BYTES {
+            return Ok(None);
+        }
+        // How many records a segment has is what its header's number depends on.
+        let slots = number_at(&bytes, 24);
+        match decode(&bytes, Place { sequence: segment.saturating_mul(slots), journal: self.journal }) {
+            Slot::Newer(version) => Err(ReadError::Newer(self.journal, version)),
+            Slot::Written(Record::Header(header), _) => Ok(Some(header)),
             _ => Ok(None),
         }
+    }
+
+    /// Finds out how many records a segment has from any record in it, whose number says so.
+    fn slots_of(&mut self, segment: u64) -> io::Result<Option<u64>> {
+        let journal = self.journal;
+        let file = self.file(segment)?;
+        let whole = file.metadata()?.len() / RECORD_BYTES as u64;
+        for place in 0..whole {
+            let mut bytes = [0; RECORD_BYTES];
+            file.read_exact_at(&mut bytes, place * RECORD_BYTES as u64)?;
+            let sequence = number_at(&bytes, 8);
+            if matches!(decode(&bytes, Place { sequence, journal }), Slot::Written(..)) {
+                return Ok(sequence.saturating_sub(place).checked_div(segment).or(Some(whole)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the segments that are there, in order.
+    pub(super) fn segments(&self) -> Result<Vec<u64>, ReadError> {
+        segments(&self.folder).map_err(|error| self.io(error))
+    }
+
+    /// Makes sure that nothing was dropped of what comes after record `applied`.
+    pub(in crate::ledger) fn check_whole(&self, applied: u64) -> Result<(), ReadError> {
+        let journal = self.journal;
+        let oldest = self.segments()?.first().map_or(0, |first| self.layout.header(*first));
+        if applied < oldest { Err(ReadError::Missing { journal, applied, oldest }) } else { Ok(()) }
+    }
+
+    /// Returns the segment that a record lies in.
+    pub(in crate::ledger) fn segment_of(&self, sequence: u64) -> u64 {
+        self.layout.segment(sequence)
+    }
+
+    /// Returns the size of a segment's file.
+    pub(super) fn len(&mut self, segment: u64) -> Result<u64, ReadError> {
+        let len = self.file(segment).and_then(|file| file.metadata()).map(|metadata| metadata.len());
+        len.map_err(|error| self.io(error))
     }
 
     /// Returns where the journal is.
@@ -125,90 +165,53 @@ impl Reader {
         &self.folder
     }
 
-    /// Finds the journal's end and what is open there. `applied` is where the store stands.
-    pub(in crate::ledger) fn scan(&mut self, applied: u64) -> Result<Scan, ReadError> {
-        let segments = segments(&self.folder).map_err(|error| self.io(error))?;
-        let (journal, layout) = (self.journal, self.layout);
-        let oldest = segments.first().map_or(0, |first| layout.header(*first));
-        if applied < oldest {
-            return Err(ReadError::Missing { journal, applied, oldest });
-        }
-        // All that is open is in the last two that were begun, and behind them there may be a spare.
-        let newest = segments.len().saturating_sub(3);
-        let from = segments.get(newest).map_or(0, |segment| (*segment).min(layout.segment(applied)));
-        let mut scan = Scan { end: applied, ..Scan::default() };
-        let mut ended = None;
-        for segment in segments.into_iter().filter(|segment| *segment >= from) {
-            self.scan_segment(segment, &mut scan, &mut ended)?;
-        }
-        Ok(scan)
-    }
-
-    fn scan_segment(&mut self, segment: u64, scan: &mut Scan, last: &mut Option<u64>) -> Result<(), ReadError> {
-        let (mut next, end) = (self.layout.header(segment), self.layout.end(segment));
-        let mut expected = next;
-        while next < end {
-            let slots = self.chunk(next, end)?;
-            let count = slots.len() as u64;
-            for (slot, sequence) in slots.into_iter().zip(next..) {
-                let Slot::Written(record, unsynced) = slot else { continue };
-                if expected < sequence {
-                    scan.gaps.push(Gap { segment, from: expected, to: sequence });
-                }
-                if let Record::Header(header) = &record
-                    && let Some(last) = last.filter(|last| *last < header.previous_end)
-                {
-                    scan.gaps.push(Gap { segment: segment.saturating_sub(1), from: last, to: header.previous_end });
-                }
-                scan.see(record, sequence, unsynced);
-                (expected, *last) = (sequence + 1, Some(sequence + 1));
+    /// Reads the postings from record `from` on, up to `end`, and about `most` of them.
+    pub(in crate::ledger) fn postings(&mut self, from: u64, end: u64, most: usize) -> Result<Read, ReadError> {
+        let mut read = Read { postings: Vec::new(), next: from, gaps: Vec::new() };
+        let mut lost = Lost::default();
+        while read.next < end && read.postings.len() < most {
+            let segment = self.layout.segment(read.next);
+            let slots = self.chunk(read.next, end.min(self.layout.end(segment)))?;
+            if slots.is_empty() {
+                read.next = self.layout.end(segment).min(end);
             }
-            if count == 0 {
-                break;
-            }
-            next += count;
-        }
-        Ok(())
-    }
-
-    /// Reads the postings from record `from` on, up to `end`, and about `most` of them. Returns them with the record to
-    /// go on from; the same one where there is nothing.
-    pub(in crate::ledger) fn postings(
-        &mut self,
-        from: u64,
-        end: u64,
-        most: usize,
-    ) -> Result<(Vec<Posting>, u64), ReadError> {
-        let (mut postings, mut next) = (Vec::new(), from);
-        while next < end && postings.len() < most {
-            let segment = self.layout.segment(next);
-            let slots = self.chunk(next, end.min(self.layout.end(segment)))?;
-            let read = slots.len();
-            let mut taken = 0;
             for slot in slots {
-                taken += 1;
+                lost.see(&slot, read.next);
+                read.next += 1;
                 match slot {
-                    Slot::Written(Record::Settled { posting, .. }, _) => postings.push(posting),
+                    Slot::Written(record, _) => {
+                        read.gaps.extend(lost.before_valid(segment, read.next - 1));
+                        if let Record::Settled { posting, .. } = record {
+                            read.postings.push(posting);
+                        }
+                    }
                     Slot::Newer(version) => return Err(ReadError::Newer(self.journal, version)),
-                    _ => {}
+                    Slot::Bad | Slot::Empty => {}
                 }
-                if postings.len() >= most {
+                if read.postings.len() >= most {
                     break;
                 }
             }
-            next = if read == 0 { self.layout.end(segment).min(end) } else { next + taken };
+            if self.layout.segment(read.next) != segment {
+                read.gaps.extend(lost.at_end(segment));
+            }
         }
-        Ok((postings, next))
+        Ok(read)
     }
 
     /// Reads the records from `from` on that lie in its segment, before `end`, and no more than a chunk of them.
-    fn chunk(&mut self, from: u64, end: u64) -> Result<Vec<Slot>, ReadError> {
+    pub(super) fn chunk(&mut self, from: u64, end: u64) -> Result<Vec<Slot>, ReadError> {
         let count = (end - from).min(CHUNK);
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * RECORD_BYTES];
         let offset = self.layout.offset(from);
         let read = self.file(self.layout.segment(from)).and_then(|file| read_up_to(file, &mut bytes, offset));
+        if read.is_err() {
+            // Next time it is opened anew.
+            self.current = None;
+        }
         let read = match read {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            // Of a journal that was left, the scan has told what is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.own => 0,
             read => read.map_err(|error| self.io(error))?,
         };
         let journal = self.journal;
@@ -238,6 +241,22 @@ impl Reader {
     }
 }
 
+/// Says whether nothing was ever written into the segments of a folder.
+pub(in crate::ledger) fn is_blank(folder: &Path) -> io::Result<bool> {
+    for segment in segments(folder)? {
+        if fs::read(folder.join(file_name(segment)))?.into_iter().any(|byte| byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Returns the number that stands at a place of a record.
+fn number_at(bytes: &Bytes128, at: usize) -> u64 {
+    let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+    bytes.map_or(0, u64::from_le_bytes)
+}
+
 /// Reads as much as there is.
 fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
@@ -250,17 +269,4 @@ fn read_up_to(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         }
     }
     Ok(read)
-}
-
-impl Scan {
-    fn see(&mut self, record: Record, sequence: u64, unsynced: u32) {
-        self.end = self.end.max(sequence + 1);
-        self.synced = self.synced.max(sequence.saturating_sub(unsynced.into()));
-        match record {
-            Record::Reserved(posting) => drop(self.open.insert(sequence, posting)),
-            Record::Carried { entry, posting } => drop(self.open.insert(entry, posting)),
-            Record::Settled { entry, .. } | Record::Released { entry } => drop(self.open.remove(&entry)),
-            Record::Header(_) => {}
-        }
-    }
 }

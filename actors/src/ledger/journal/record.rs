@@ -80,6 +80,8 @@ pub(in crate::ledger) struct Header {
     pub(in crate::ledger) previous_end: u64,
     /// When the segment was begun.
     pub(in crate::ledger) created_at: Timestamp,
+    /// How many records of entries that were open then follow.
+    pub(in crate::ledger) carried: u64,
 }
 
 /// What lies at a record's place.
@@ -141,6 +143,7 @@ pub(in crate::ledger) fn encode(record: &Record, place: Place, unsynced: u32) ->
         out.put_slice(header.instance.as_bytes());
         out.put_u64_le(header.previous_end);
         out.put_i64_le(header.created_at.0);
+        out.put_u64_le(header.carried);
     }
     let crc = crc32c::crc32c(&bytes[4..]);
     let [a, b, c, d] = crc.to_le_bytes();
@@ -199,7 +202,7 @@ fn get_header(mut input: &[u8], slots: u64) -> Header {
     let mut id = || Uuid::from_u128(input.get_u128());
     let (journal, store, instance) = (id(), id(), id());
     let (previous_end, created_at) = (input.get_u64_le(), Timestamp(input.get_i64_le()));
-    Header { slots, journal, store, instance, previous_end, created_at }
+    Header { slots, journal, store, instance, previous_end, created_at, carried: input.get_u64_le() }
 }
 
 fn get_posting(mut input: &[u8], outcome: u8, flags: u8) -> Option<Posting> {
@@ -273,11 +276,13 @@ mod tests {
     }
 
     fn records() -> impl Strategy<Value = Record> {
-        let header =
-            (any::<u64>(), any::<[u128; 3]>(), any::<u64>(), any::<i64>()).prop_map(|(slots, ids, end, at)| {
+        let header = (any::<[u64; 3]>(), any::<[u128; 3]>(), any::<i64>()).prop_map(
+            |([slots, previous_end, carried], ids, at)| {
                 let [journal, store, instance] = ids.map(Uuid::from_u128);
-                Record::Header(Header { slots, journal, store, instance, previous_end: end, created_at: Timestamp(at) })
-            });
+                let created_at = Timestamp(at);
+                Record::Header(Header { slots, journal, store, instance, previous_end, created_at, carried })
+            },
+        );
         prop_oneof![
             header,
             postings().prop_map(Record::Reserved),

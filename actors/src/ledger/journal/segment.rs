@@ -87,7 +87,9 @@ pub(in crate::ledger) fn file_name(segment: u64) -> String {
 
 /// Returns the segment whose file has this name.
 pub(in crate::ledger) fn of_file_name(name: &str) -> Option<u64> {
-    name.strip_suffix(".seg")?.parse().ok()
+    let segment = name.strip_suffix(".seg")?.parse().ok()?;
+    // So many that their records can still be numbered.
+    (segment < 1 << 32 && file_name(segment) == name).then_some(segment)
 }
 
 #[cfg(test)]
@@ -116,6 +118,7 @@ mod tests {
         assert_eq!((layout.segment(65_537), layout.offset(65_537)), (1, 128));
         assert_eq!((layout.header(2), layout.end(2)), (131_072, 196_608));
         assert_eq!(of_file_name(&file_name(17)), Some(17));
-        assert_eq!((of_file_name("17"), of_file_name("x.seg")), (None, None));
+        assert_eq!((of_file_name("17"), of_file_name("x.seg"), of_file_name("+000000017.seg")), (None, None, None));
+        assert_eq!(of_file_name(&file_name(u64::MAX)), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -37,11 +37,11 @@ pub(in crate::ledger) struct Segment {
 pub(in crate::ledger) type Spare = Arc<Segment>;
 
 impl Segment {
-    /// Makes a file of zeros. Where that fails, it is gone again.
+    /// Makes a file of zeros, in the place of one whose making has failed. Where this fails, it is gone again.
     pub(in crate::ledger) fn create(folder: &Path, index: u64, layout: Layout) -> io::Result<Self> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let path = folder.join(file_name(index));
-        let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
         let mut left = layout.bytes();
         while left > 0 {
             let part = ZEROS.get(..usize::try_from(left).unwrap_or(ZEROS.len()).min(ZEROS.len())).unwrap_or(&ZEROS);
@@ -53,6 +53,11 @@ impl Segment {
         }
         Ok(Self { index, file })
     }
+}
+
+/// Makes sure that what was made in a folder is still there after a power failure.
+pub(in crate::ledger) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Why an entry can't be opened.
@@ -91,18 +96,36 @@ impl Writer {
         now: Timestamp,
     ) -> io::Result<Self> {
         let journal = Uuid::new_v4();
-        let folder = folder.join(journal.to_string());
-        fs::create_dir_all(&folder)?;
+        let own = folder.join(journal.to_string());
+        fs::create_dir_all(&own)?;
+        let begun = Self::begin_in(own.clone(), journal, owner, layout, bell, now);
+        let begun = begun.and_then(|writer| sync_folder(&own).and_then(|()| sync_folder(folder)).map(|()| writer));
+        if begun.is_err() {
+            // Whatever is left of it is in the way of the next attempt.
+            let _removed = fs::remove_dir_all(&own).is_ok();
+        }
+        begun
+    }
+
+    fn begin_in(
+        folder: PathBuf,
+        journal: Uuid,
+        owner: Owner,
+        layout: Layout,
+        bell: Arc<Bell>,
+        now: Timestamp,
+    ) -> io::Result<Self> {
         let segment = Arc::new(Segment::create(&folder, 0, layout)?);
         let live = Live {
             journal,
             folder,
             layout,
             end: AtomicU64::new(0),
-            synced: watch::Sender::new(0),
+            synced: watch::Sender::default(),
             broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             spare: Mutex::default(),
+            newest: AtomicU64::new(0),
             unsynced: Mutex::new(vec![Arc::clone(&segment)]),
         };
         let mut writer = Self { owner, live: Arc::new(live), bell, segment, next: 0, open: HashMap::new() };
@@ -196,6 +219,7 @@ impl Writer {
             instance: self.owner.instance,
             previous_end,
             created_at: now,
+            carried: self.open.len() as u64,
         };
         let mut bytes = self.encode(&Record::Header(header), first).to_vec();
         let carried =
