@@ -5,6 +5,7 @@
 mod charges;
 mod failures;
 mod frames;
+mod journal;
 mod leaving;
 mod ledger;
 mod limits;

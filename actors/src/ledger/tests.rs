@@ -3,4 +3,6 @@
 mod damage;
 mod histories;
 mod refusals;
+mod speed;
+mod upkeep;
 mod world;

@@ -13,7 +13,8 @@ use crate::harness::{
     servers::Postgres,
 };
 
-async fn serve(client: &Client, count: usize) {
+/// Streams, and asks for whole answers; so many of each.
+pub(super) async fn serve(client: &Client, count: usize) {
     for _ in 0..count {
         let frames = stream(client, &chat("mock/chat", "streamed")).await.frames().await.unwrap();
         assert!(frames.last().unwrap().is_done());

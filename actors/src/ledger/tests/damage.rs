@@ -221,7 +221,7 @@ fn a_file_that_was_cut_short_costs_what_is_missing() {
             for record in last {
                 let (index, at) = place(record);
                 let lost: BTreeSet<_> = (record..end).filter(|lost| place(*lost).0 == index).collect();
-                for byte in bytes_of(record, applied).map(|byte| at + byte) {
+                for byte in bytes_of(record, applied).step_by(5).map(|byte| at + byte) {
                     left.put(index, &left.files[index][..byte]);
                     let is_last = lost.contains(&(end - 1));
                     if is_last && left.applied() > record as u64 {

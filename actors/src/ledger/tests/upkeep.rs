@@ -1,0 +1,189 @@
+//! What is kept and what is dropped, and how service goes on after a fault.
+
+use std::{fs, time::Duration};
+
+use super::{
+    damage::block_on,
+    world::{World, folder, keeping},
+};
+use crate::ledger::{Fsync, JournalConfig, journal::keeper};
+
+const SLOTS: u64 = 16;
+
+/// Drops what was applied as soon as possible.
+fn dropping() -> JournalConfig {
+    JournalConfig { retain: Duration::ZERO, retain_bytes: 0, ..keeping(SLOTS) }
+}
+
+/// The segments that are there.
+fn segments(world: &World) -> Vec<u64> {
+    keeper::list(&world.journals()).unwrap().into_iter().map(|kept| kept.index).collect()
+}
+
+/// Fills as many segments; each request takes two records of the 15 behind a header.
+fn fill(world: &mut World, segments: usize) {
+    for _ in 0..segments * 7 {
+        world.life().shelf.furnish();
+        assert!(world.open(0).is_some());
+        world.settle(0);
+    }
+    world.life().shelf.sync();
+}
+
+#[test]
+fn what_was_not_applied_is_never_dropped() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), dropping(), 20);
+        world.start(1).await.unwrap();
+        fill(&mut world, 6);
+        let all = segments(&world);
+        world.life().shelf.sweep(0);
+        assert_eq!(segments(&world), all);
+        // 20 postings: the first two segments, and a part of the third.
+        assert_eq!(world.flush().await.unwrap(), Some(20));
+        world.life().shelf.sweep(0);
+        assert_eq!(segments(&world), all[2..]);
+        world.drain().await.unwrap();
+        world.life().shelf.sweep(0);
+        let live = world.life().shelf.live()[0].clone();
+        let current = live.layout.segment(live.end() - 1);
+        assert_eq!(segments(&world).first(), Some(&(current - 1)), "the last two tell what is open");
+        // Closed, it can go as a whole.
+        world.life().shelf.close();
+        world.drain().await.unwrap();
+        world.life().shelf.sweep(0);
+        assert!(segments(&world).is_empty() && keeper::journals(&world.journals()).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn what_was_applied_is_kept_as_long_as_it_may() {
+    block_on(async {
+        let bytes = dropping().segment_bytes;
+        for (retain, retain_bytes, kept) in [(3_600, 1 << 40, 8), (3_600, 2 * bytes, 5), (0, 1 << 40, 3)] {
+            let root = folder();
+            let config = JournalConfig { retain: Duration::from_secs(retain), retain_bytes, ..dropping() };
+            let mut world = World::new(root.path(), config, 100);
+            world.start(1).await.unwrap();
+            // Six are begun before the last two, of which one is a spare.
+            fill(&mut world, 7);
+            world.drain().await.unwrap();
+            world.life().shelf.sweep(0);
+            assert_eq!(segments(&world).len(), kept, "{retain} s, {retain_bytes} bytes");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_admitted_beyond_the_most_until_something_was_applied() {
+    block_on(async {
+        let root = folder();
+        // What was applied may be kept for long, but not in the way of what is new.
+        let config = keeping(SLOTS);
+        let config = JournalConfig { max_bytes: 8 * config.segment_bytes, ..config };
+        let mut world = World::new(root.path(), config.clone(), 1_000);
+        world.start(1).await.unwrap();
+        let until_refused = |world: &mut World| {
+            let mut admitted = 0;
+            loop {
+                let well = world.life().shelf.furnish();
+                if world.open(0).is_none() {
+                    assert!(!well);
+                    return admitted;
+                }
+                world.settle(0);
+                admitted += 1;
+            }
+        };
+        assert_eq!(until_refused(&mut world), 8 * 7);
+        assert_eq!(world.life().shelf.bytes(), config.max_bytes);
+        for _ in 0..3 {
+            world.life().shelf.sync();
+            world.drain().await.unwrap();
+            assert!(until_refused(&mut world) >= 6 * 7);
+            assert!(world.life().shelf.bytes() <= config.max_bytes);
+        }
+    });
+}
+
+#[test]
+fn requests_that_leave_no_row_hold_no_segment() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), dropping(), 20);
+        world.start(1).await.unwrap();
+        for _ in 0..100 {
+            world.life().shelf.furnish();
+            assert!(world.open(0).is_some());
+            world.release(0);
+        }
+        world.life().shelf.sync();
+        assert_eq!(world.drain().await.unwrap(), 0);
+        world.life().shelf.sweep(0);
+        assert!(segments(&world).len() <= 3, "{:?}", segments(&world));
+    });
+}
+
+#[test]
+fn a_journal_that_fails_is_replaced_before_it_is_asked_for() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 20);
+        world.start(1).await.unwrap();
+        world.open(0);
+        let live = world.life().shelf.live()[0].clone();
+        live.fail();
+        assert!(world.life().shelf.furnish());
+        assert!(live.has_ended());
+        assert!(world.open(0).is_some());
+    });
+}
+
+#[test]
+fn where_the_folder_is_gone_nothing_is_admitted_until_it_can_be_made() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 20);
+        world.start(2).await.unwrap();
+        world.open(0);
+        let (folder, aside) = (world.journals(), root.path().join("aside"));
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "in the way").unwrap();
+        assert!(!world.life().shelf.furnish());
+        assert_eq!(world.life().shelf.trouble().as_deref(), Some("no journal can be written"));
+        assert!(world.open(0).is_none() && world.open(1).is_none());
+        fs::remove_file(&folder).unwrap();
+        assert!(world.life().shelf.furnish());
+        assert!(world.life().shelf.trouble().is_none() && world.open(0).is_some());
+        // Nothing is left of the attempts that failed.
+        assert_eq!(keeper::journals(&folder).unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_receipt_is_there_when_the_record_is_on_the_disk() {
+    block_on(async {
+        let root = folder();
+        let config = JournalConfig { fsync: Fsync::Each, ..keeping(SLOTS) };
+        let mut world = World::new(root.path(), config, 20);
+        world.start(1).await.unwrap();
+        let shelf = world.life().shelf.clone();
+        let books = world.life().books[0].clone();
+        let entry = books.open(super::world::reserved(0)).unwrap();
+        let mut reserved = Box::pin(entry.receipt().unwrap().synced());
+        assert!(futures_util::poll!(&mut reserved).is_pending());
+        shelf.sync();
+        assert!(reserved.await);
+        let mut settled = Box::pin(entry.settle(super::world::settled(0)).unwrap().unwrap().synced());
+        assert!(futures_util::poll!(&mut settled).is_pending());
+        let other = books.open(super::world::reserved(1)).unwrap();
+        shelf.sync();
+        assert!(settled.await);
+        // One sync is for all, and one that fails is told.
+        assert!(other.receipt().unwrap().synced().await);
+        let unsynced = other.settle(super::world::settled(1)).unwrap().unwrap();
+        shelf.live()[0].fail();
+        assert!(!unsynced.synced().await);
+    });
+}
