@@ -264,6 +264,8 @@ impl Flusher {
         let closed = |tail: &Tail| batch.cursors.iter().any(|step| step.closes && step.journal == tail.journal);
         self.tails.retain(|tail| !closed(tail));
         let landed = Landed { batch, fresh };
+        // Before they are subtracted: the first that comes then says when it was.
+        self.shelf.note_oldest(None);
         self.shelf.release(landed.news().count());
         Some(landed)
     }
@@ -284,10 +286,11 @@ impl Flusher {
     fn gather_of(&mut self, replay: bool) -> Result<Option<Flight>, ReadError> {
         let most = self.shelf.flush_postings();
         let mut batch = Batch { instance: self.shelf.owner().instance, cursors: Vec::new(), postings: Vec::new() };
-        let mut failed = None;
+        let (mut failed, mut is_full) = (None, false);
         for tail in self.tails.iter_mut().filter(|tail| tail.is_replay() == replay) {
             let room = most.saturating_sub(batch.postings.len());
             if room == 0 {
+                is_full = true;
                 break;
             }
             let (postings, next, closes) = match tail.take(room) {
@@ -309,6 +312,10 @@ impl Flusher {
         }
         if let Some(error) = failed {
             tracing::error!(%error, "a journal waits until it can be read");
+        }
+        if is_full {
+            // The next batch begins with another journal, so that each gets its turn.
+            self.tails.rotate_left(1);
         }
         self.shelf.note_oldest(oldest(&batch));
         Ok(Some(Flight { batch: Arc::new(batch), fresh: !replay, uncertain: false }))

@@ -91,6 +91,8 @@ pub struct Shelf {
     pub(super) stopped: OnceLock<String>,
     metrics: OnceLock<Metrics>,
     closed: AtomicBool,
+    /// The last attempt to begin a journal has failed.
+    refuses: AtomicBool,
     /// Held from the making of a journal's folder until it is among the live ones.
     beginning: Mutex<()>,
 }
@@ -142,6 +144,7 @@ impl Shelf {
             stopped: OnceLock::new(),
             metrics: OnceLock::new(),
             closed: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
             beginning: Mutex::default(),
         }))
     }
@@ -167,10 +170,14 @@ impl Shelf {
                 lock(&self.live).push(Arc::clone(live));
                 lock(&self.fresh).push(Arc::clone(live));
                 self.bell.wanted();
+                self.refuses.store(false, Ordering::Release);
                 Some(writer)
             }
             Err(error) => {
-                tracing::error!(%error, "no journal can be begun: new requests are refused");
+                // It is tried again and again, and said once.
+                if !self.refuses.swap(true, Ordering::AcqRel) {
+                    tracing::error!(%error, "no journal can be begun: new requests are refused");
+                }
                 None
             }
         }

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use super::{
     damage::block_on,
-    world::{World, folder, keeping},
+    world::{World, folder, keeping, reserved, settled},
 };
 use crate::ledger::{Fsync, JournalConfig, journal::keeper};
 
@@ -170,20 +170,60 @@ fn a_receipt_is_there_when_the_record_is_on_the_disk() {
         world.start(1).await.unwrap();
         let shelf = world.life().shelf.clone();
         let books = world.life().books[0].clone();
-        let entry = books.open(super::world::reserved(0)).unwrap();
-        let mut reserved = Box::pin(entry.receipt().unwrap().synced());
-        assert!(futures_util::poll!(&mut reserved).is_pending());
+        let entry = books.open(reserved(0)).unwrap();
+        let mut admitted = Box::pin(entry.receipt().unwrap().synced());
+        assert!(futures_util::poll!(&mut admitted).is_pending());
         shelf.sync();
-        assert!(reserved.await);
-        let mut settled = Box::pin(entry.settle(super::world::settled(0)).unwrap().unwrap().synced());
-        assert!(futures_util::poll!(&mut settled).is_pending());
-        let other = books.open(super::world::reserved(1)).unwrap();
+        assert!(admitted.await);
+        let mut ended = Box::pin(entry.settle(settled(0)).unwrap().unwrap().synced());
+        assert!(futures_util::poll!(&mut ended).is_pending());
+        let other = books.open(reserved(1)).unwrap();
         shelf.sync();
-        assert!(settled.await);
+        assert!(ended.await);
         // One sync is for all, and one that fails is told.
         assert!(other.receipt().unwrap().synced().await);
-        let unsynced = other.settle(super::world::settled(1)).unwrap().unwrap();
+        let unsynced = other.settle(settled(1)).unwrap().unwrap();
         shelf.live()[0].fail();
         assert!(!unsynced.synced().await);
+    });
+}
+
+#[test]
+fn the_age_of_what_waits_is_that_of_the_oldest_posting() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 2);
+        world.start(1).await.unwrap();
+        let since = |world: &mut World| world.life().shelf.lag_since();
+        let at = |number: u64| Some(settled(number).settled_at);
+        assert_eq!(since(&mut world), None);
+        world.open(0);
+        world.settle(0);
+        assert_eq!(since(&mut world), at(0));
+        // Nothing is synced, so nothing is read.
+        assert_eq!(world.flush().await.unwrap(), None);
+        assert_eq!(since(&mut world), at(0));
+        world.life().shelf.sync();
+        world.drain().await.unwrap();
+        assert_eq!(since(&mut world), None);
+        world.open(0);
+        world.settle(0);
+        assert_eq!(since(&mut world), at(1), "not that of an earlier batch");
+    });
+}
+
+#[test]
+fn each_journal_gets_its_turn() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 2);
+        world.start(2).await.unwrap();
+        for book in [0, 0, 0, 0, 1, 1] {
+            world.open(book);
+            world.settle(0);
+        }
+        world.life().shelf.sync();
+        assert_eq!((world.flush().await.unwrap(), world.flush().await.unwrap()), (Some(2), Some(2)));
+        assert!(world.store.rows().contains(&settled(5)), "the second journal waits for the first");
     });
 }
