@@ -4,5 +4,6 @@ mod damage;
 mod histories;
 mod refusals;
 mod speed;
+mod threads;
 mod upkeep;
 mod world;
