@@ -165,3 +165,32 @@ fn a_journal_that_cant_be_read_holds_up_no_other_and_loses_nothing() {
         assert!(!rows.contains(&reserved(0)));
     });
 }
+
+#[test]
+fn damage_to_a_journal_that_is_written_is_told_at_once() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 3);
+        world.start(1).await.unwrap();
+        for _ in 0..4 {
+            world.open(0);
+            world.settle(0);
+        }
+        world.life().shelf.sync();
+        let live = world.life().shelf.live()[0].clone();
+        let path = live.folder.join(file_name(0));
+        let mut file = fs::read(&path).unwrap();
+        // The header, then two records for each request: this is the end of the second.
+        file[4 * RECORD_BYTES + 100] ^= 1;
+        fs::write(&path, &file).unwrap();
+        world.drain().await.unwrap();
+        let rows = world.store.rows();
+        assert_eq!(rows, [settled(0), settled(2), settled(3)]);
+        let kept = world.journals().join("damaged").join(format!("{}-{}", live.journal, file_name(0)));
+        assert_eq!(fs::read(kept).unwrap(), file);
+        // Whether its end was applied can't be known then.
+        world.life().shelf.close();
+        world.drain().await.unwrap();
+        assert_eq!(world.store.rows(), rows);
+    });
+}
