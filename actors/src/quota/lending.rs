@@ -162,9 +162,10 @@ impl Accounts {
                     self.post_return(user, line, window);
                 }
                 let told = answers.as_ref().map(drop).map_err(Clone::clone);
-                for waiter in exchange.waiters.drain(..) {
-                    // Whoever left needs no answer.
-                    let _left = waiter.send(told.clone()).is_err();
+                let waiters = exchange.waiters.len();
+                let told = exchange.waiters.drain(..).filter_map(|waiter| waiter.send(told.clone()).ok()).count();
+                if answers.is_ok() && (told == 0 || told < waiters) {
+                    self.return_rest(exchange);
                 }
             }
             self.recall(&recalls, now).await;
@@ -228,6 +229,17 @@ impl Accounts {
                 held.answered(ask, 0, &answer, now) && !waiters.is_empty()
             }
             (None, Err(_)) => false,
+        }
+    }
+
+    /// Returns what a contended account was lent and nobody has waited for: an ask that was made again is the old one,
+    /// and requests may have left.
+    fn return_rest(&self, Exchange { ask, user, .. }: &Exchange) {
+        let (Some(user), LeaseKey { account, window }) = (user, ask.key) else { return };
+        let contended = lock(&user.counts).held(account.class, window).is_some_and(|held| held.is_contended());
+        if contended {
+            let line = PlanLimit { class: account.class, window: window.kind(), limits: ask.limits };
+            self.post_return(user, line, window);
         }
     }
 
