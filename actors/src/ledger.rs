@@ -212,12 +212,12 @@ impl UsageLedger {
             let result = recover(&mut flusher, &tally).await;
             (flusher, result)
         };
-        ctx.spawn(recovery.into_actor(self).map(|(flusher, result), ledger, _| {
+        ctx.spawn(recovery.into_actor(self).map(|(flusher, result), ledger, ctx| {
             ledger.flusher = Some(flusher);
             if let Ok(recovered) = &result {
                 ledger.ports.metrics.journals_recovered(recovered.journals as u64);
+                ledger.obey(ctx);
             }
-            // Whoever left needs no answer.
             let _left = asked.send(result).is_err();
         }));
     }
@@ -278,7 +278,7 @@ impl UsageLedger {
         }));
     }
 
-    /// Obeys recalls as they come.
+    /// Obeys recalls as they come, once all is recovered: until then part of what is leased may be used up.
     fn obey(&self, ctx: &mut Context<Self>) {
         let feed = Arc::clone(self.ports.catalog.feed());
         let recalled = wrap_future::<_, Self>(async move { feed.recalled().await });
@@ -341,7 +341,6 @@ impl Actor for UsageLedger {
         });
         ctx.spawn(Arc::clone(&self.ports.accounts).carry().into_actor(self));
         self.listen(ctx);
-        self.obey(ctx);
     }
 }
 
