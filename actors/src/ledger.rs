@@ -19,6 +19,7 @@ mod inspection;
 mod journal;
 mod recovery;
 mod shelf;
+mod tail;
 mod tally;
 #[cfg(test)]
 mod tests;

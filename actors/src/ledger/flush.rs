@@ -6,7 +6,8 @@
 //! - After an attempt whose end is unknown the cursors are read before anything is tried again: they stand at the
 //!   batch's start (nothing was applied) or at its end (all of it was), since they move in the batch's transaction.
 //! - A cursor that stands before the batch's start is a restored backup's: what lies between is applied again. One that
-//!   stands behind its end was moved by somebody else: nothing is applied any more.
+//!   stands behind its end was moved by somebody else: nothing is applied any more. But for journals that were left
+//!   behind: the last commit of the process that wrote them may come after their cursors were read.
 //! - A journal that nobody writes any more is drained; each entry without an end becomes an `interrupted` row, and the
 //!   journal is closed, in one batch: no cursor ever stands among these rows.
 //! - A journal that can't be read holds up nobody but itself.
@@ -16,13 +17,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{
-    journal::{
-        Live,
-        reader::{Read, ReadError, Reader},
-        scan::Scan,
-    },
+    journal::reader::ReadError,
     recovery::{self, RecoveryError},
     shelf::Shelf,
+    tail::Tail,
 };
 use crate::{
     domain::{Outcome, Posting, Timestamp},
@@ -59,112 +57,12 @@ impl From<ReadError> for FlushError {
     }
 }
 
-/// One journal, from where the store stands.
-#[derive(Debug)]
-pub(super) struct Tail {
-    pub(super) journal: Uuid,
-    pub(super) reader: Reader,
-    /// Its writer's end, where this process writes it.
-    pub(super) live: Option<Arc<Live>>,
-    /// Where the store's cursor stands.
-    pub(super) applied: u64,
-    /// What was read, for the batch that is under way.
-    pub(super) read: u64,
-    /// Up to where accounts have been told what has reached the store.
-    pub(super) told: u64,
-    /// What is left of a journal that nobody writes any more.
-    pub(super) rest: Option<Rest>,
-}
-
-/// The end of a journal, and the rows of those that were open there.
-#[derive(Debug)]
-pub(super) struct Rest {
-    pub(super) end: u64,
-    pub(super) open: Vec<Posting>,
-}
-
-impl Tail {
-    /// Goes back to where the store stands.
-    fn go_back(&mut self, shelf: &Shelf, cursor: JournalCursor) -> Result<(), FlushError> {
-        let (journal, found) = (self.journal, cursor.applied);
-        if found > self.applied || cursor.closed {
-            let end = self.rest.as_ref().map_or(self.limit(), |rest| rest.end);
-            return Err(FlushError::Ahead { journal, found, end });
-        }
-        if found < self.applied {
-            self.reader.check_whole(found)?;
-            tracing::warn!(%journal, from = self.applied, to = found, "the store was put back: applying again");
-            (self.applied, self.read) = (found, found);
-            shelf.note_applied(journal, found, false);
-        }
-        Ok(())
-    }
-}
-
-impl Rest {
-    /// Returns what is left at the end: nothing is charged for what was open.
-    pub(super) fn of(scan: Scan) -> Self {
-        let interrupted = |posting| Posting { outcome: Outcome::Interrupted, ..posting };
-        Self { end: scan.end, open: scan.open.into_values().map(interrupted).collect() }
-    }
-}
-
-impl Tail {
-    /// Returns a journal that this process has begun.
-    fn of(live: Arc<Live>) -> Self {
-        let reader = Reader::new(live.journal, live.folder.clone(), live.layout);
-        Self { journal: live.journal, reader, live: Some(live), applied: 0, read: 0, told: 0, rest: None }
-    }
-
-    /// Says whether what comes next was told before, or never needs to be.
-    fn is_replay(&self) -> bool {
-        self.live.is_none() || self.read < self.told
-    }
-
-    /// Up to where it may be read now.
-    fn limit(&self) -> u64 {
-        let limit = match (&self.rest, &self.live) {
-            (Some(rest), _) => rest.end,
-            (None, Some(live)) => live.synced().min(live.end()),
-            (None, None) => self.read,
-        };
-        if self.live.is_some() && self.read < self.told { limit.min(self.told) } else { limit }
-    }
-
-    /// Finds out what is left of a journal that nobody writes any more.
-    fn finish(&mut self) -> Result<(), ReadError> {
-        if self.rest.is_none() && self.live.as_ref().is_some_and(|live| live.has_ended()) {
-            self.reader.sync()?;
-            let scan = self.reader.scan(self.applied)?;
-            recovery::report(self.journal, self.reader.folder(), &scan);
-            self.rest = Some(Rest::of(scan));
-        }
-        Ok(())
-    }
-
-    /// Reads on: the next postings, where they end, and whether nothing follows them. The rows of those that were open
-    /// come all at once.
-    fn take(&mut self, most: usize) -> Result<(Vec<Posting>, u64, bool), ReadError> {
-        self.finish()?;
-        let limit = self.limit();
-        let Read { mut postings, mut next, gaps } = self.reader.postings(self.read, limit, most)?;
-        let Some(rest) = &self.rest else {
-            recovery::raise(self.journal, self.reader.folder(), &gaps, limit);
-            return Ok((postings, next, false));
-        };
-        let closes = next >= rest.end;
-        if closes {
-            postings.extend(rest.open.iter().cloned());
-            next = rest.end + rest.open.len() as u64;
-        }
-        Ok((postings, next, closes))
-    }
-
-    /// Says whether the store should be told to go on to `next`: also where there is no posting, so that what lies
-    /// before it can be dropped.
-    fn moves(&self, next: u64) -> bool {
-        self.reader.segment_of(next) > self.reader.segment_of(self.applied)
-    }
+/// What has become of a batch whose end was unknown.
+enum Fate {
+    Applied,
+    Unapplied,
+    /// Neither: it was taken from where the cursors no longer are, and the next one starts there.
+    Moved,
 }
 
 /// A batch on its way.
@@ -232,25 +130,33 @@ impl Flusher {
         if self.is_lost {
             self.find_place().await?;
         }
-        if self.flight.is_none() {
-            self.flight = self.gather()?;
-        }
-        let Some(flight) = &mut self.flight else { return Ok(None) };
-        let batch = Arc::clone(&flight.batch);
-        // Until the store has answered, whether it applied the batch is unknown, also if this future is dropped.
-        let uncertain = std::mem::replace(&mut flight.uncertain, true);
-        if !(uncertain && self.was_applied(&batch).await?) {
-            match self.store.apply(Arc::clone(&batch)).await {
-                Ok(()) => {}
-                Err(ApplyError::Store(error)) => return Err(error.into()),
-                // An attempt that was given up may have been made meanwhile.
-                Err(ApplyError::CursorElsewhere { .. }) if self.was_applied(&batch).await? => {}
-                Err(ApplyError::CursorElsewhere { .. }) => {
-                    return Err(StoreError::Unavailable("the cursors have moved and moved back".into()).into());
+        loop {
+            if self.flight.is_none() {
+                self.flight = self.gather()?;
+            }
+            let Some(flight) = &mut self.flight else { return Ok(None) };
+            let batch = Arc::clone(&flight.batch);
+            // Until the store has answered, whether it applied the batch is unknown, also if this future is dropped.
+            if std::mem::replace(&mut flight.uncertain, true) {
+                match self.find_out(&batch).await? {
+                    Fate::Applied => return Ok(self.land()),
+                    Fate::Moved => continue,
+                    Fate::Unapplied => {}
                 }
             }
+            match self.store.apply(Arc::clone(&batch)).await {
+                Ok(()) => return Ok(self.land()),
+                Err(ApplyError::Store(error)) => return Err(error.into()),
+                // An attempt that was given up may have been made meanwhile.
+                Err(ApplyError::CursorElsewhere { .. }) => match self.find_out(&batch).await? {
+                    Fate::Applied => return Ok(self.land()),
+                    Fate::Moved => {}
+                    Fate::Unapplied => {
+                        return Err(StoreError::Unavailable("the cursors have moved and moved back".into()).into());
+                    }
+                },
+            }
         }
-        Ok(self.land())
     }
 
     fn land(&mut self) -> Option<Landed> {
@@ -321,29 +227,37 @@ impl Flusher {
         Ok(Some(Flight { batch: Arc::new(batch), fresh: !replay, uncertain: false }))
     }
 
-    async fn was_applied(&mut self, batch: &Batch) -> Result<bool, FlushError> {
+    /// Reads the cursors to learn what has become of a batch.
+    async fn find_out(&mut self, batch: &Batch) -> Result<Fate, FlushError> {
         let journals: Vec<_> = batch.cursors.iter().map(|step| step.journal).collect();
         let found = self.store.cursors(&journals).await?;
         let steps = || batch.cursors.iter().zip(&found);
-        let stands = |step: &CursorMove, found: u64, closed: bool, at: u64| {
-            found == at && (closed == step.closes || at == step.from)
+        if steps().all(|(step, found)| found.applied == step.to && found.closed == step.closes) {
+            return Ok(Fate::Applied);
+        }
+        let Some((step, found)) = steps().find(|(step, found)| found.applied != step.from || found.closed) else {
+            return Ok(Fate::Unapplied);
         };
-        if steps()
-            .all(|(step, found)| stands(step, found.applied, found.closed, step.to) && (!step.closes || found.closed))
-        {
-            return Ok(true);
+        // Starts again from where the store stands.
+        self.flight = None;
+        self.tails.iter_mut().for_each(|tail| tail.read = tail.applied);
+        if self.go_on(step.journal, found) {
+            return Ok(Fate::Moved);
         }
-        match steps().find(|(step, found)| found.applied != step.from || found.closed) {
-            None => Ok(false),
-            Some(_) => {
-                // Starts again from where the store stands.
-                self.flight = None;
-                self.tails.iter_mut().for_each(|tail| tail.read = tail.applied);
-                (self.restored, self.is_lost) = (true, true);
-                self.find_place().await?;
-                Err(StoreError::Refused("the store was put back: applying again".into()).into())
-            }
-        }
+        (self.restored, self.is_lost) = (true, true);
+        self.find_place().await?;
+        Err(StoreError::Refused("the store was put back: applying again".into()).into())
+    }
+
+    /// Goes on behind what the last commit of a process that has died brought, if that is why the cursor moved.
+    fn go_on(&mut self, journal: Uuid, found: &JournalCursor) -> bool {
+        let late = |tail: &&mut Tail| tail.journal == journal && tail.is_late(found);
+        let Some(tail) = self.tails.iter_mut().find(late) else { return false };
+        tracing::info!(%journal, to = found.applied, "a commit of the last process came late");
+        (tail.applied, tail.read, tail.told) = (found.applied, found.applied, found.applied);
+        self.shelf.note_applied(journal, found.applied, found.closed);
+        self.tails.retain(|tail| !(found.closed && tail.journal == journal));
+        true
     }
 
     /// Asks where the store stands in every journal, since it was put back to an earlier state.

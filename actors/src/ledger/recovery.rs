@@ -12,13 +12,13 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    flush::{Rest, Tail},
     journal::{
         reader::{ReadError, Reader, is_blank},
         scan::{Gap, Scan},
         segment::file_name,
     },
     shelf::Shelf,
+    tail::{Rest, Tail},
 };
 use crate::ports::{JournalCursor, LedgerStore, StoreError};
 
