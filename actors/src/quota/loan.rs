@@ -46,6 +46,8 @@ pub(crate) struct Loan {
     pub(super) asked: bool,
     /// What was asked, until its answer is known.
     pending: Option<LeaseAsk>,
+    /// It may have been made already: an answer to it was lost.
+    uncertain: bool,
     /// Of which figures the last answer gave less than was needed.
     short: [bool; 3],
     answered_at: Option<Instant>,
@@ -176,16 +178,19 @@ impl Held {
         };
         loan.short = Dimension::ALL.map(short);
         (loan.limits, loan.size) = (ask.limits, account.lease.free);
-        (loan.asked, loan.pending, loan.answered_at) = (false, None, Some(now));
+        (loan.asked, loan.pending) = (false, None);
+        // What was lent when it was made first says nothing of what is left now.
+        loan.answered_at = (!std::mem::take(&mut loan.uncertain)).then_some(now);
         loan.obeyed_elsewhere = answer.obeyed_elsewhere;
         let due = loan.recall.is_none_or(|(_, at)| now.saturating_duration_since(at) >= RECALL_EVERY);
         let elsewhere = |dimension: Dimension| short(dimension) && dimension.of(answer.elsewhere) > 0;
         due && Dimension::ALL.into_iter().any(elsewhere)
     }
 
-    /// Takes back what was to be returned, since the store has refused the ask.
+    /// Takes back what was to be returned, since the store has refused the ask; not if it may have been made before.
     pub(super) fn refused(&mut self) {
-        if let Some(ask) = self.loan.pending.take() {
+        let made = std::mem::take(&mut self.loan.uncertain);
+        if let Some(ask) = self.loan.pending.take().filter(|_| !made) {
             self.account.lease.free += ask.give_back;
         }
         self.loan.asked = false;
@@ -193,7 +198,7 @@ impl Held {
 
     /// Notes that the store gave no answer: the same is asked again.
     pub(super) fn unanswered(&mut self) {
-        self.loan.asked = false;
+        (self.loan.asked, self.loan.uncertain) = (false, self.loan.pending.is_some());
     }
 
     /// Notes the number of a recall that was made for this account.
@@ -215,7 +220,7 @@ impl Held {
     /// Forgets what was lent: the store may have lent it to others since.
     pub(super) fn forget(&mut self) {
         self.account.lease.free = Portion::ZERO;
-        (self.loan.pending, self.loan.answered_at) = (None, None);
+        (self.loan.pending, self.loan.answered_at, self.loan.uncertain) = (None, None, false);
         self.loan.generation += 1;
         self.touch();
     }
