@@ -198,8 +198,9 @@ impl Accounts {
             return Exchange { ask: asked, epoch, returns_next, user: Some(Arc::clone(user)), waiters };
         }
         let ask = if waiters.is_empty() && returns {
-            // Nothing of it is in memory, so all of it is free.
-            LeaseAsk { give_back: ALL, need: Portion::ZERO, most: Portion::ZERO, obeyed: i64::MAX, ..ask }
+            // Nothing of it is in memory, so all of it is free. Nothing is obeyed beyond that: what is lent here next may
+            // be more than is needed.
+            LeaseAsk { give_back: ALL, need: Portion::ZERO, most: Portion::ZERO, ..ask }
         } else {
             let plenty = one.zip(one, |one, _| one.saturating_mul(64));
             LeaseAsk { most: need.zip(plenty, i64::max), ..ask }
