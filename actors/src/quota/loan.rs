@@ -225,3 +225,6 @@ impl Held {
         self.touch();
     }
 }
+
+#[cfg(test)]
+mod tests;
