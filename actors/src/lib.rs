@@ -13,6 +13,7 @@ pub mod auth;
 pub mod domain;
 pub mod ledger;
 pub mod metrics;
+pub mod mutants;
 pub mod outcome;
 pub mod ports;
 pub mod quota;

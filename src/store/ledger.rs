@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use actors::{
     domain::{AccountKey, Amounts, Posting, Timestamp, Window},
+    mutants::{self, Mutant},
     ports::{
         ApplyError, Batch, CursorMove, Heartbeat, JournalCursor, LeaseAnswer, LeaseAsk, LeaseKey, LedgerStore,
         StoreError,
@@ -31,8 +32,15 @@ pub(super) use self::postgres::columns;
 
 impl LedgerStore for Store {
     fn apply(&self, batch: Arc<Batch>) -> BoxFuture<'_, Result<(), ApplyError>> {
-        let apply = async move |link: &mut Link| apply(link, &batch).await;
-        Box::pin(async move { Ok(self.write("ledger.apply", apply).await?) })
+        Box::pin(async move {
+            if mutants::is(Mutant::CursorApart) {
+                let rows = Arc::new(Batch { cursors: Vec::new(), ..(*batch).clone() });
+                self.write("ledger.apply", async move |link: &mut Link| bring(link, &rows).await).await?;
+                let cursors = async move |link: &mut Link| move_cursors(link, batch.instance, &batch.cursors).await;
+                return Ok(self.write("ledger.apply", cursors).await?);
+            }
+            Ok(self.write("ledger.apply", async move |link: &mut Link| apply(link, &batch).await).await?)
+        })
     }
 
     fn cursors<'a>(&'a self, journals: &'a [Uuid]) -> BoxFuture<'a, Result<Vec<JournalCursor>, StoreError>> {
@@ -87,10 +95,20 @@ async fn apply(link: &mut Link, batch: &Batch) -> Result<(), Fault> {
         return Err(Fault::Refused("a batch without a cursor might be applied twice".into()));
     }
     move_cursors(link, batch.instance, &batch.cursors).await?;
+    bring(link, batch).await
+}
+
+/// Adds a batch's rows, in the transaction in which the cursors have moved.
+async fn bring(link: &mut Link, batch: &Batch) -> Result<(), Fault> {
     if batch.postings.is_empty() {
         return Ok(());
     }
-    add(link, &batch.postings).await?;
+    if mutants::is(Mutant::CursorApart) || mutants::is(Mutant::CursorUnconditional) {
+        let anew = |posting: &Posting| Posting { id: Uuid::new_v4(), ..posting.clone() };
+        add(link, &batch.postings.iter().map(anew).collect::<Vec<_>>()).await?;
+    } else {
+        add(link, &batch.postings).await?;
+    }
     leases::spend(link, batch.instance, &batch.postings).await
 }
 
@@ -138,6 +156,7 @@ async fn move_cursors(link: &mut Link, instance: Uuid, moves: &[CursorMove]) -> 
     let stuck = moves.iter().find(|step| !moved.iter().any(|row| row.id == step.journal.to_string()));
     match stuck {
         None => Ok(()),
+        Some(_) if mutants::is(Mutant::CursorUnconditional) => Ok(()),
         Some(step) => {
             let found = cursors(link, &[step.journal]).await?.first().map_or(0, |cursor| cursor.applied);
             Err(Fault::CursorElsewhere { journal: step.journal, found })

@@ -8,6 +8,7 @@
 //! | `shared_limit` | three instances, one limit, one of them dies | exactly the limit, never more, and nobody is refused before |
 //! | `outage` | the database or Redis freezes, dies, forgets | no request fails, deciding stays quick, memory stays bounded |
 //! | `full_disk` | the journal's disk is full | running streams are charged, new ones refused, all goes on afterwards |
+//! | `mutants` | the binary is built with a mistake | the proof of crashes finds it |
 //! | `midnight` | the store's day changes under load | each request in the day in which it began |
 //!
 //! Each prints its figures. `HNE_PROOFS=long` selects the long counts; `HNE_PROOFS_SEED` repeats a run's random choices.
@@ -19,6 +20,7 @@ mod full_disk;
 mod instance;
 mod load;
 mod midnight;
+mod mutants;
 mod outage;
 mod shared_limit;
 mod traffic;

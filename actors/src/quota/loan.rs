@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::account::{Account, Dimension};
 use crate::{
     domain::{Amounts, ClassId, Limits, PlanId, Portion},
+    mutants::{self, Mutant},
     ports::{LeaseAnswer, LeaseAsk},
 };
 
@@ -149,7 +150,9 @@ impl Held {
         let changed = self.loan.limits != ask.limits;
         let kept = if changed { Portion::ZERO } else { free.min(ask.need) };
         let give_back = if returns || changed { *free - kept } else { Portion::ZERO };
-        *free -= give_back;
+        if !mutants::is(Mutant::LeaseBeforeDebit) {
+            *free -= give_back;
+        }
         let need = (ask.need - *free).zip(Portion::ZERO, i64::max);
         let most = if self.loan.contended.is_some() || returns { need } else { self.most(ask.need, ask.most) };
         let obeyed = self.loan.obeyed;
@@ -168,6 +171,9 @@ impl Held {
     pub(super) fn answered(&mut self, ask: &LeaseAsk, epoch: u64, answer: &LeaseAnswer, now: Instant) -> bool {
         let quiet = self.is_quiet() && self.loan.epoch == epoch;
         let (account, loan) = (&mut self.account, &mut self.loan);
+        if mutants::is(Mutant::LeaseBeforeDebit) {
+            account.lease.free = (account.lease.free - ask.give_back).zip(Portion::ZERO, i64::max);
+        }
         // What was asked before all leases were forgotten may have been lent by a store that is no more.
         if loan.pending.is_some_and(|pending| pending.exchange == ask.exchange) {
             account.lease.free += answer.granted;

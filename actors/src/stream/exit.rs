@@ -8,6 +8,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,8 +19,12 @@ use super::{
 };
 use crate::{
     domain::{ErrorCode, Outcome},
+    mutants::{self, Mutant},
     quota::Cover,
 };
+
+/// How long after the client a mutant's journal knows of the end.
+const A_MOMENT: Duration = Duration::from_millis(5);
 
 /// Waits until a settlement is on the disk.
 pub(super) type Syncing = Pin<Box<dyn Future<Output = bool>>>;
@@ -50,6 +55,17 @@ impl State {
         }
     }
 
+    /// A mutant: settles when the client has been told.
+    fn end_later(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let (seen, at) = (*self.answer.as_ref().unwrap_or(self.scanner.watched()), self.clock.wall());
+        // Never awaited: it is what must not be done.
+        drop(actix_rt::spawn(async move {
+            tokio::time::sleep(A_MOMENT).await;
+            drop(ticket.settle(Outcome::Completed, None, &seen, at));
+        }));
+    }
+
     /// Waits until the settlement is where it has to be; `false`: it never will be.
     pub(super) fn poll_synced(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(syncing) = &mut self.syncing else { return Poll::Ready(true) };
@@ -69,6 +85,9 @@ impl State {
 
     /// Ends a stream that is complete, with these last frames; the reader sees a failure where that can't be settled.
     pub(super) fn complete(&mut self, last: Bytes, after: Phase) {
+        if mutants::is(Mutant::SettleAfterDone) {
+            self.end_later();
+        }
         if self.end(Outcome::Completed, None) {
             self.ready.push_back(last);
             self.phase = after;

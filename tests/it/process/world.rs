@@ -33,6 +33,8 @@ pub(super) const SETPRIV: &str = "/usr/bin/setpriv";
 pub(crate) struct World {
     folder: tempfile::TempDir,
     variables: BTreeMap<String, String>,
+    /// What is run.
+    program: PathBuf,
     /// Who runs the binary, and a name of it that they can reach.
     owner: Option<(u32, PathBuf)>,
 }
@@ -49,7 +51,12 @@ pub(crate) struct Done {
 impl World {
     /// Makes a world with that database: SQLite is what the binary takes when nobody says anything.
     pub(crate) fn on(database: Database) -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap(), variables: BTreeMap::new(), owner: None };
+        let world = Self {
+            folder: tempfile::tempdir().unwrap(),
+            variables: BTreeMap::new(),
+            program: BINARY.into(),
+            owner: None,
+        };
         let world = world.env("LISTEN", "127.0.0.1:0");
         match database {
             Database::Postgres => world.env("DATABASE_URL", servers::postgres().fresh_database()),
@@ -71,6 +78,11 @@ impl World {
         std::fs::set_permissions(self.folder.path(), Permissions::from_mode(0o755)).unwrap();
         self.owner = Some((user, binary));
         self
+    }
+
+    /// Runs another program from now on.
+    pub(crate) fn run_by(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     /// Sets a variable for the processes from now on.
@@ -123,7 +135,7 @@ impl World {
     /// Starts `hasnot-engine` with these arguments.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Process {
         let Some((user, binary)) = &self.owner else {
-            return Process::spawn(Path::new(BINARY), arguments, &self.variables, self.folder.path());
+            return Process::spawn(&self.program, arguments, &self.variables, self.folder.path());
         };
         let user = user.to_string();
         let become_user = ["--reuid", &user, "--regid", &user, "--clear-groups", "--", binary.to_str().unwrap()];

@@ -190,12 +190,15 @@ impl Findings {
         }
     }
 
-    /// Asserts that nothing is lost, doubled or invented.
+    /// Counts what is lost, doubled or invented.
+    pub(super) fn wrong(&self) -> usize {
+        self.lost + self.doubled + self.unknown + self.without_row + self.surplus + self.interrupted_charged
+    }
+
+    /// Asserts that nothing is.
     pub(super) fn assert_exact(&self) {
-        let exact =
-            self.lost + self.doubled + self.unknown + self.without_row + self.surplus + self.interrupted_charged;
         assert_eq!(
-            exact,
+            self.wrong(),
             0,
             "of {} finished answers {} were lost; {} requests were doubled, {} rows are unknown to the provider, {} \
              requests have no row, {} rows are too many, {} interrupted ones were charged",

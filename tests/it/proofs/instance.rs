@@ -1,6 +1,6 @@
 //! An instance that may die: the real binary, on a port and with a folder that outlive it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use hne_load::{client::Client, mock::MockProvider};
 use serde_json::{Value, json};
@@ -46,6 +46,11 @@ impl Instance {
             .env("HNE__LOG__FILTER", "warn")
             .env("HNE__LOG__ACCESS", "false");
         Self { world, address, process: None }
+    }
+
+    /// Runs another program from now on.
+    pub(super) fn run_by(&mut self, program: PathBuf) {
+        self.world.run_by(program);
     }
 
     /// Sets a variable for the next start.

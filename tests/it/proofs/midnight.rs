@@ -22,7 +22,7 @@ const RATE: u32 = 200;
 const DAY: i64 = 86_400;
 const MICROS: i64 = 1_000_000;
 /// From the store's first look at its clock to its midnight: enough to start and to warm all accounts.
-const UNTIL_MIDNIGHT: Duration = Duration::from_secs(15);
+const UNTIL_MIDNIGHT: Duration = Duration::from_secs(30);
 /// How long before midnight statements are counted from: accounts ask for the next window 5 s ahead.
 const AHEAD: Duration = Duration::from_secs(6);
 /// How long the load goes on after midnight.

@@ -23,9 +23,10 @@ use crate::harness::{
 const ACCOUNTS: usize = 1_000;
 /// Requests a second.
 const RATE: u32 = 300;
-/// What deciding may take at p99, more in a build without optimization. On a machine without a processor to spare it may
-/// take [`SLOWER`] times what a mere timer is late by at p99, meanwhile and in this process.
-const QUOTA_P99: Duration = if cfg!(debug_assertions) { Duration::from_millis(5) } else { Duration::from_millis(1) };
+/// What deciding may take at p99. A build without optimization shows no more than that nobody waits for the database,
+/// whose answer takes seconds. On a machine without a processor to spare it may take [`SLOWER`] times what a mere timer is
+/// late by at p99, meanwhile and in this process.
+const QUOTA_P99: Duration = if cfg!(debug_assertions) { Duration::from_millis(100) } else { Duration::from_millis(1) };
 const SLOWER: u32 = 5;
 /// How much memory may grow during an outage, in bytes.
 const GROWTH: u64 = 20 << 20;

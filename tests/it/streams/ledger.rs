@@ -26,8 +26,8 @@ fn an_outage(begin: fn(&Postgres), end: fn(&Postgres)) {
     let server = Postgres::start();
     let app = TestApp::on(Database::Postgres)
         .database_url(server.fresh_database())
-        .env("HNE__DATABASE__STATEMENT_TIMEOUT", "300ms")
-        .env("HNE__DATABASE__CONNECT_TIMEOUT", "300ms")
+        .env("HNE__DATABASE__STATEMENT_TIMEOUT", "1s")
+        .env("HNE__DATABASE__CONNECT_TIMEOUT", "1s")
         .start();
     let warm = caller(&app, "warm");
     run(async {

@@ -1,0 +1,41 @@
+//! Mistakes that can be made on purpose, to show that the proofs would find them.
+//!
+//! They are compiled in with the feature `mutants` only; without it [`is`] is a constant `false`, and nothing of them is
+//! left. The variable `HNE_MUTANT` chooses one, by its name in Rust.
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// The cursor is moved in a transaction of its own, after the one of the rows.
+    ///
+    /// Rows get fresh ids in this and the next one: else their primary key, a second defence, would refuse them the
+    /// second time, and it wouldn't be seen what the cursor alone is good for.
+    CursorApart,
+    /// A batch is applied wherever the cursor stands, and a batch whose end is unknown is tried again without a look.
+    CursorUnconditional,
+    /// A request is settled a moment after its client was told of the end.
+    SettleAfterDone,
+    /// What is returned to the store leaves memory when the store has answered, not before.
+    LeaseBeforeDebit,
+}
+
+/// Says whether this mistake is to be made.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn is(mutant: Mutant) -> bool {
+    static CHOSEN: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(chosen);
+    CHOSEN.as_ref().is_some_and(|chosen| *chosen == format!("{mutant:?}"))
+}
+
+#[cfg(feature = "mutants")]
+#[expect(clippy::disallowed_methods, reason = "no configuration has a key for mistakes")]
+fn chosen() -> Option<String> {
+    std::env::var("HNE_MUTANT").ok()
+}
+
+/// Says whether this mistake is to be made: never.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+pub const fn is(_: Mutant) -> bool {
+    false
+}

@@ -1,0 +1,118 @@
+//! The proofs can fail: a binary with a mistake is found out by the comparison of the books.
+//!
+//! | mistake (`actors::mutants`) | found by |
+//! | --- | --- |
+//! | `CursorApart` | kills on SQLite |
+//! | `SettleAfterDone` | kills on SQLite |
+//! | `CursorUnconditional` | a commit whose answer is cut off, on PostgreSQL: kills alone never make a batch be tried again by the process that sent it |
+//! | `LeaseBeforeDebit` | the model of journal and lease in the engine; here it would take an exchange at the moment of a return |
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use hne_load::chaos::{ChaosProxy, Cut, Direction, Moment};
+
+use super::{
+    Chance,
+    books::{Findings, rows},
+    crash::{start_under_load, users},
+    instance::Instance,
+    load::Crowd,
+    machine_shared, pass, provider,
+};
+use crate::harness::{
+    app::{DEADLINE, Database},
+    servers,
+};
+
+/// The most kills until a mistake must be found, and how many there are before each comparison.
+const KILLS: usize = 100;
+const CHUNK: usize = 10;
+/// Commits that are cut off.
+const CUTS: u64 = 5;
+
+/// The binary with mistakes: built once, beside the one under test.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let binary = Path::new(env!("CARGO_BIN_EXE_hasnot-engine"));
+    let folder = binary.parent().unwrap();
+    let arguments = ["build", "--locked", "--workspace", "--features", "mutants", "--example", "hasnot-engine-mutant"];
+    let mut build = Command::new(env!("CARGO"));
+    build.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).arg("--target-dir").arg(folder.parent().unwrap());
+    assert!(build.status().unwrap().success(), "the binary with mistakes can't be built");
+    folder.join("examples/hasnot-engine-mutant")
+});
+
+fn mutant(name: &str, mut instance: Instance) -> Instance {
+    instance.run_by(PROGRAM.clone());
+    instance.set("HNE_MUTANT", name);
+    instance.set("HNE__LEDGER__FLUSH_INTERVAL", "10ms");
+    instance
+}
+
+/// A new world, so many kills, and what the books say then.
+fn after_kills(name: &str, chance: &mut Chance) -> Findings {
+    let provider = provider();
+    let mut instance = mutant(name, Instance::on(Database::Sqlite, &provider));
+    let crowd = Crowd::busy(instance.address(), users(&instance));
+    for _ in 0..CHUNK {
+        start_under_load(&mut instance, &provider);
+        pass(chance.millis(20, 250));
+        instance.kill();
+    }
+    let answers = crowd.finish();
+    instance.start();
+    instance.stop();
+    Findings::of(&rows(&instance.database_url()), &provider, &answers)
+}
+
+fn kills_find(name: &str) -> Findings {
+    let _busy = machine_shared();
+    let mut chance = Chance::new(name);
+    for kills in (CHUNK..=KILLS).step_by(CHUNK) {
+        let findings = after_kills(name, &mut chance);
+        if findings.wrong() > 0 {
+            println!("mutant {name} caught after {kills} kills: {findings}");
+            return findings;
+        }
+    }
+    panic!("mutant {name} was not caught in {KILLS} kills");
+}
+
+#[test]
+fn a_cursor_in_a_transaction_of_its_own_is_found() {
+    assert!(kills_find("CursorApart").doubled > 0);
+}
+
+#[test]
+fn a_settlement_after_the_end_is_found() {
+    assert!(kills_find("SettleAfterDone").lost > 0);
+}
+
+#[test]
+fn an_unconditional_cursor_is_found() {
+    const NAME: &str = "CursorUnconditional";
+    let _busy = machine_shared();
+    let provider = provider();
+    let direct = servers::postgres().fresh_database();
+    let target = SocketAddr::from(([127, 0, 0, 1], servers::postgres().port()));
+    let proxy = ChaosProxy::start(target).unwrap();
+    let url = direct.replace(&target.to_string(), &proxy.addr().to_string());
+    let mut instance = mutant(NAME, Instance::at(&url, &provider));
+    let crowd = Crowd::busy(instance.address(), users(&instance));
+    let mut chance = Chance::new(NAME);
+    start_under_load(&mut instance, &provider);
+    for cut in 1..=CUTS {
+        proxy.cut_when(Direction::Up, "COMMIT", Moment::Answered, Cut::Reset);
+        assert!(hne_load::block_on(proxy.wait_for_cuts(cut, DEADLINE)).unwrap(), "no commit passed");
+        pass(chance.millis(600, 1_400));
+    }
+    let answers = crowd.finish();
+    instance.stop();
+    let findings = Findings::of(&rows(&direct), &provider, &answers);
+    println!("mutant {NAME} caught after {CUTS} cuts, without a kill: {findings}");
+    assert!(findings.doubled > 0, "mutant {NAME} was not caught: {findings}");
+}
