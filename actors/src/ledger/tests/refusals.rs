@@ -1,6 +1,6 @@
 //! What isn't applied at all: newer journals, others' journals, and those that don't fit where the store stands.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -8,13 +8,16 @@ use super::{
     damage::{Left, SLOTS, block_on, place},
     world::{OWNER, World, folder, keeping, reserved, settled},
 };
-use crate::ledger::{
-    FlushError, Owner, RecoveryError,
-    journal::{
-        reader::Reader,
-        record::{RECORD_BYTES, VERSION},
-        segment::file_name,
+use crate::{
+    ledger::{
+        FlushError, Owner, RecoveryError,
+        journal::{
+            reader::Reader,
+            record::{RECORD_BYTES, VERSION},
+            segment::file_name,
+        },
     },
+    ports::{Batch, CursorMove, LedgerStore},
 };
 
 /// Changes a record and makes it valid again.
@@ -193,4 +196,34 @@ fn damage_to_a_journal_that_is_written_is_told_at_once() {
         world.drain().await.unwrap();
         assert_eq!(world.store.rows(), rows);
     });
+}
+
+#[test]
+fn the_last_commit_of_a_killed_process_may_come_late() {
+    for closes in [false, true] {
+        block_on(async {
+            let folder = folder();
+            let mut world = World::new(folder.path(), keeping(SLOTS), 100);
+            world.start(1).await.unwrap();
+            (0..4).for_each(|_| drop(world.open(0)));
+            world.settle(0);
+            world.settle(0);
+            world.life().shelf.sync();
+            let live = world.life().shelf.live().remove(0);
+            let (journal, end) = (live.journal, live.synced());
+            world.kill();
+            // A batch of the life that was killed, or of a recovery that was killed too, which had the rest as well.
+            let mut postings = vec![settled(0), settled(1)];
+            postings.extend([reserved(2), reserved(3)].into_iter().filter(|_| closes));
+            let to = end + if closes { 2 } else { 0 };
+            let cursors = vec![CursorMove { journal, from: 0, to, closes }];
+            let late = Arc::new(Batch { instance: OWNER.instance, cursors, postings });
+            world.begin(0);
+            world.life().flusher.recover().await.unwrap();
+            world.store.apply(late).await.unwrap();
+            world.drain().await.unwrap();
+            world.assert_books();
+            world.kill();
+        });
+    }
 }
