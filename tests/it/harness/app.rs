@@ -283,6 +283,21 @@ impl TestApp {
             .collect()
     }
 
+    /// Waits until the app has seen every change that was made so far: what it reads from then on stays good.
+    pub(crate) async fn wait_for_changes(&self) {
+        let polls = async || {
+            let text = self.anonymous().get("/metrics").await.unwrap().text().await.unwrap();
+            let line =
+                text.lines().find_map(|line| line.strip_prefix(r#"hne_reloads_total{ok="true",what="changes"} "#));
+            line.unwrap().parse::<u64>().unwrap()
+        };
+        // The one under way may have begun before.
+        let seen = polls().await + 2;
+        while polls().await < seen {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits until so many rows are in the books.
     pub(crate) fn wait_for_postings(&self, count: usize) -> Vec<PostingRow> {
         let started = hne_load::clock::now();

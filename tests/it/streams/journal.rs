@@ -89,8 +89,9 @@ fn a_full_journal_refuses_until_the_database_is_back() {
         .env("HNE__JOURNAL__MAX_BYTES", (1 << 20).to_string())
         .env("HNE__JOURNAL__SEGMENT_BYTES", (64 << 10).to_string())
         .start();
-    let clients: Vec<_> = (0..16).map(|_| app.client("ann")).collect();
+    let clients = vec![app.client("ann"); 16];
     let served = run(async {
+        app.wait_for_changes().await;
         for client in &clients {
             serve(client, 1).await;
         }

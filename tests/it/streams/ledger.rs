@@ -31,6 +31,7 @@ fn an_outage(begin: fn(&Postgres), end: fn(&Postgres)) {
         .start();
     let warm = caller(&app, "warm");
     run(async {
+        app.wait_for_changes().await;
         // On both workers: which one takes a connection is the kernel's choice.
         serve(&warm, 10).await;
         begin(&server);
