@@ -12,6 +12,7 @@
 pub mod auth;
 pub mod domain;
 pub mod ledger;
+mod lock;
 pub mod metrics;
 pub mod mutants;
 pub mod outcome;

@@ -29,13 +29,13 @@ use serde::Deserialize;
 
 pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
-pub(crate) use accounts::lock;
 pub use meter::Meter;
 pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
     domain::{Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Window},
     ledger::Books,
+    lock::lock,
     ports::Clock,
 };
 use accounts::UserState;

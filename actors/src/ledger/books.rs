@@ -15,7 +15,7 @@ use super::{
     },
     shelf::{Fsync, Shelf},
 };
-use crate::{domain::Posting, quota::lock};
+use crate::{domain::Posting, lock::lock};
 
 /// One worker's journal; `None` between a fault and the next one.
 #[derive(Debug)]

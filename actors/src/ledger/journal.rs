@@ -44,7 +44,7 @@ use self::{
     segment::{Layout, file_name},
     writer::{Segment, Spare},
 };
-use crate::quota::lock;
+use crate::lock::lock;
 
 /// Whose journals these are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,7 @@ use super::{
         writer::Writer,
     },
 };
-use crate::{domain::Timestamp, metrics::Metrics, ports::Clock, quota::lock};
+use crate::{domain::Timestamp, lock::lock, metrics::Metrics, ports::Clock};
 
 /// How journals are kept: `[journal]`.
 #[derive(Debug, Clone, Deserialize)]

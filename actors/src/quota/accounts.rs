@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -26,16 +26,12 @@ use super::{
 };
 use crate::{
     domain::{Amounts, ClassId, Limits, PlanLimit, Portion, Posting, Timestamp, UserId, UserKey, Window},
+    lock::lock,
     metrics::Metrics,
     ports::{Clock, LedgerStore},
 };
 
 pub(super) const SHARDS: usize = 16;
-
-/// Locks, whether or not a thread panicked while it held the lock: every change here is a whole one.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One user's counts on this instance.
 #[derive(Debug)]

@@ -7,13 +7,14 @@ use uuid::Uuid;
 use super::{
     Config, QuotaError, Reservation, Shortage, Wish,
     account::{Grant, Measure},
-    accounts::{Accounts, Against, UserState, lock},
+    accounts::{Accounts, Against, UserState},
     loan::Verdict,
     reservation::draft,
 };
 use crate::{
     domain::{Amounts, Timestamp, Window},
     ledger::Books,
+    lock::lock,
     metrics::Metrics,
 };
 

@@ -23,11 +23,12 @@ use uuid::Uuid;
 
 use super::{
     account::{Account, limited},
-    accounts::{Accounts, SHARDS, UserState, lock},
+    accounts::{Accounts, SHARDS, UserState},
     loan::Held,
 };
 use crate::{
     domain::{AccountKey, Catalog, Limits, Nanodollars, PlanLimit, Portion, Timestamp, UserKey, Window, WindowKind},
+    lock::lock,
     ports::{LeaseAnswer, LeaseAsk, LeaseKey, Recall, StoreError},
     registry::Recalls,
 };

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     Shortage, Wish,
     account::{Account, Dimension, Figure, Grant, limited},
-    accounts::{Accounts, Against, UserState, lock},
+    accounts::{Accounts, Against, UserState},
     loan::{Held, Verdict},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         UserKey, Window,
     },
     ledger::{Entry, Receipt, Unwritten},
+    lock::lock,
 };
 
 /// A user's place among the running streams. Dropping it makes room.

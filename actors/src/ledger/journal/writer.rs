@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::{Posting, Timestamp},
-    quota::lock,
+    lock::lock,
 };
 
 /// A file of a journal.
