@@ -18,6 +18,7 @@ use actors::{
     ledger::{LedgerHandle, Owner, Recovered, RecoveryError},
     metrics::Metrics,
     ports::{Clock, Directory, LedgerStore, SharedCache, StoreError},
+    repeats::Repeats,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -154,6 +155,7 @@ impl Gateway {
             stats,
             metrics,
             clock,
+            repeats: Repeats::new(config.stream.replay_bytes),
             slots: Arc::clone(&slots),
             gate: Arc::clone(&gate),
             shutdown: grace_over,

@@ -17,6 +17,7 @@ use actors::{
     ports::{Clock, SharedCache},
     quota::{self, Accounts, QuotaGate},
     registry::CatalogHandle,
+    repeats::Repeats,
     stats::StatsHandle,
     stream::{self, Kit},
 };
@@ -53,6 +54,8 @@ pub struct Shared {
     pub audience: Audience,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// The answers that repeated requests join.
+    pub repeats: Arc<Repeats>,
     /// The requests that run.
     pub slots: Arc<Slots>,
     /// Whether requests are taken.
@@ -91,6 +94,7 @@ impl Shared {
             catalog: self.catalog.clone(),
             quota: gate,
             kit: Rc::new(kit),
+            repeats: Arc::clone(&self.repeats),
             stats: self.stats.clone(),
             metrics: self.metrics.clone(),
             audience: Arc::clone(&self.audience),

@@ -7,6 +7,7 @@
 //! | [`quota`] QuotaGate | nothing of its own: the accounts are shared | accounts, journal, store for leases | nobody | 1,024 | worker thread |
 //! | [`stream`] UpstreamStream | one request's provider, deadlines, exit | upstream, QuotaGate for fallbacks | its relay | 16 | request |
 //! | [`ledger`] UsageLedger | the journals' readers, the batch on its way to the store | store | a full batch, recalls of leases, start and shutdown | 16 | process |
+//! | [`repeats`] Broadcast | one answer with an idempotency key, for all its readers | nobody | its readers | 16 | such a request |
 //! | [`stats`] Stats | windows and alerts of the report | gauges | every finished request | queue of its own | process |
 
 pub mod auth;
@@ -19,6 +20,7 @@ pub mod outcome;
 pub mod ports;
 pub mod quota;
 pub mod registry;
+pub mod repeats;
 mod reply;
 pub mod stats;
 pub mod stream;

@@ -156,7 +156,7 @@ impl Metrics {
     /// A request is over.
     pub fn request_finished(&self, finished: &Finished) {
         let families = &self.families;
-        families.requests.count(End(finished.outcome));
+        families.requests.count(End::of(finished));
         if let Some(code) = finished.code {
             families.errors.count(code);
         }

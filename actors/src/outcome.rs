@@ -26,6 +26,8 @@ pub struct RequestOutcome {
     pub id: RequestId,
     /// The caller, once verified.
     pub user: Option<UserId>,
+    /// Whether it is a repeat that has joined a running answer.
+    pub joined: bool,
     /// The model that answers, or was asked for.
     pub model: Option<ModelId>,
     /// Where its time has gone so far.
@@ -43,7 +45,17 @@ impl RequestOutcome {
     #[must_use]
     pub fn arrived(id: RequestId, clock: Arc<dyn Clock>, audience: Audience) -> Self {
         let timings = Timings::default();
-        Self { arrived: clock.now(), clock, audience, finished: false, id, user: None, model: None, timings }
+        Self {
+            arrived: clock.now(),
+            clock,
+            audience,
+            finished: false,
+            id,
+            user: None,
+            joined: false,
+            model: None,
+            timings,
+        }
     }
 
     /// Returns how long ago the request arrived.
@@ -71,7 +83,7 @@ impl RequestOutcome {
     fn report(&mut self, outcome: Option<Outcome>, code: Option<ErrorCode>, estimated: bool) {
         self.finished = true;
         self.timings.total = self.age();
-        let finished = Finished { outcome, code, estimated, timings: self.timings };
+        let finished = Finished { outcome, code, joined: self.joined, estimated, timings: self.timings };
         (self.audience)(&finished);
         let ms = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1_000.0);
         tracing::info!(
@@ -80,6 +92,7 @@ impl RequestOutcome {
             user = self.user.as_ref().map(UserId::as_str),
             model = self.model.as_ref().map(ModelId::as_str),
             outcome = outcome.map(Outcome::as_str),
+            joined = self.joined.then_some(true),
             code = code.map(ErrorCode::as_str),
             auth_ms = ms(self.timings.auth),
             quota_ms = ms(self.timings.quota),

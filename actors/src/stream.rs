@@ -53,6 +53,8 @@ pub struct Config {
     pub max_frame_bytes: usize,
     /// The most bytes of an answer that isn't streamed.
     pub max_answer_bytes: usize,
+    /// The most bytes of running answers that are kept for repeats of their requests.
+    pub replay_bytes: usize,
 }
 
 /// Why a request got no answer, or not a whole one.

@@ -17,6 +17,7 @@ pub(super) fn check_stream(stream: &actors::stream::Config, problems: &mut Probl
     problems.within("stream.buffer_bytes", stream.buffer_bytes, 4 << 10..=16 << 20);
     problems.within("stream.max_frame_bytes", stream.max_frame_bytes, 1 << 10..=64 << 20);
     problems.within("stream.max_answer_bytes", stream.max_answer_bytes, 1 << 10..=1 << 30);
+    problems.within("stream.replay_bytes", stream.replay_bytes, 64 << 10..=16 << 30);
 }
 
 pub(super) fn check_ledger(ledger: &actors::ledger::Config, problems: &mut Problems) {

@@ -1,7 +1,11 @@
 //! The chat endpoint: from a request to its answer.
 //!
 //! Auth runs beside body reading; then model, plan, rate and quota decide, in this order, beside which the provider's
-//! request is prepared; then the stream is opened, and its relay is the response's body.
+//! request is prepared; then the stream is opened, and its relay is the response's body. A repeat of a request that runs
+//! under the same `Idempotency-Key` reads that one's answer instead.
+
+mod admission;
+mod headers;
 
 use std::{
     pin::Pin,
@@ -12,23 +16,25 @@ use std::{
 };
 
 use actix_web::{
-    HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder,
+    HttpMessage, HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
     http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
     web,
 };
 use actors::{
-    domain::{Caller, Catalog, ErrorCode, Model, Plan, PlanLimit, Timings},
-    metrics::QuotaRefusal,
+    domain::{Catalog, ErrorCode},
     outcome::RequestOutcome,
-    quota::{Ask, Dimension, Figure, Permit, QuotaError, Reservation, Wish},
-    stream::{Head, Job, Relay, RequestBody, Ticket, UpstreamStream, completion_ceiling, usage::estimate_prompt},
+    repeats::{Beginning, Entered, Fingerprint, IdempotencyKey, Place, Reader},
+    stream::{Failure, Head, Job, Relay, RequestBody, Ticket, UpstreamStream},
 };
 use bytes::Bytes;
-use futures_util::{Stream, future::Either};
+use futures_util::Stream;
 
+use self::{
+    admission::{Admitted, Arrived, admit, arrive},
+    headers::{LimitHeaders, server_timing, traceparent},
+};
 use super::{
-    body::ChatBody,
     desk::{Desk, Slot},
     error::ApiError,
     extract::{self, AtDesk},
@@ -56,223 +62,184 @@ struct Manner {
 /// `POST /api/hasNotEngine-optimized` and its older name.
 pub(super) async fn optimized(desk: AtDesk, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let manner = Manner { stream: true, commit_after: desk.0.settings.commit_after, sdk: false };
-    chat(desk.0, request, payload, manner).await
+    Call { desk: desk.0, request, manner }.answer(payload).await
 }
 
 /// `POST /v1/chat/completions`. SDKs retry by status, so the status waits as long as it can.
 pub(super) async fn completions(desk: AtDesk, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let manner = Manner { stream: false, commit_after: desk.0.settings.keepalive, sdk: true };
-    chat(desk.0, request, payload, manner).await
+    Call { desk: desk.0, request, manner }.answer(payload).await
 }
 
-async fn chat(desk: Rc<Desk>, request: HttpRequest, mut payload: web::Payload, manner: Manner) -> HttpResponse {
-    request.extensions_mut().insert(OwnLine);
-    let mut outcome = desk.outcome(extract::request_id(&request));
-    match admit(&desk, &request, &mut payload, manner, &mut outcome).await {
-        Ok(admitted) => answer(&desk, &request, admitted, outcome, manner).await,
-        Err(error) => {
-            // A body that came with its head is taken in meanwhile; unread, actix would close the connection for it.
-            tokio::task::yield_now().await;
-            let timing = server_timing(&outcome.timings);
-            outcome.refuse(error.code());
-            let mut response = error.response();
-            response.headers_mut().insert(SERVER_TIMING, timing);
-            response
-        }
-    }
-}
-
-/// A request that may go on.
-struct Admitted {
-    slot: Slot,
-    caller: Arc<Caller>,
-    plan: Arc<Plan>,
-    catalog: Arc<Catalog>,
-    model: Arc<Model>,
-    body: Rc<ChatBody>,
-    /// The body as the model's provider gets it.
-    prepared: Bytes,
-    promise: (Permit, Reservation),
-}
-
-/// Decides. The order of refusals is API.md's: authentication, body, model, plan, rate, quota.
-async fn admit(
-    desk: &Rc<Desk>,
-    request: &HttpRequest,
-    payload: &mut web::Payload,
+/// One request for an answer.
+struct Call {
+    desk: Rc<Desk>,
+    request: HttpRequest,
     manner: Manner,
-    outcome: &mut RequestOutcome,
-) -> Result<Admitted, ApiError> {
-    let slot = desk.slots.take().ok_or_else(|| ApiError::new(ErrorCode::Overloaded))?;
-    let (caller, body) = caller_and_body(desk, request, payload, outcome).await?;
-    outcome.user = Some(caller.id.clone());
-    let body = ChatBody::parse(body?, manner.stream)?;
-    outcome.model = Some(body.model().clone());
-    let routed = route(desk, &caller, &body).await;
-    let (catalog, model, plan, line) = routed.inspect_err(|refused| {
-        if refused.code() == ErrorCode::ModelNotAllowed {
-            desk.metrics.quota_refused(QuotaRefusal::NotAllowed);
-        }
-    })?;
-    let ask = Ask {
-        prompt_tokens: estimate_prompt(body.message_bytes(), model.context).into(),
-        completion_tokens: completion_ceiling(&body, &model),
-        price: model.price,
-    };
-    let wish = Wish { caller: Arc::clone(&caller), model: model.key, line, ask };
-    let asked = desk.clock.now();
-    let prepare = async { body.for_model(&model) };
-    let (promise, prepared) = futures_util::join!(desk.quota.ask_admit(&plan, wish), prepare);
-    outcome.timings.quota = Some(desk.clock.now().saturating_duration_since(asked));
-    let promise = promise.map_err(|error| {
-        desk.metrics.quota_refused(refusal(&error));
-        ApiError::of_quota(error, &catalog)
-    })?;
-    Ok(Admitted { slot, caller, plan, catalog, model, body: Rc::new(body), prepared, promise })
 }
 
-fn refusal(error: &QuotaError) -> QuotaRefusal {
-    match error {
-        QuotaError::RateLimited { .. } => QuotaRefusal::Rate,
-        QuotaError::Exhausted(shortage) => match shortage.dimension {
-            Dimension::Requests => QuotaRefusal::Requests,
-            Dimension::Tokens => QuotaRefusal::Tokens,
-            Dimension::Cost => QuotaRefusal::Cost,
-        },
-        QuotaError::Unavailable | QuotaError::BooksFull => QuotaRefusal::Unavailable,
-    }
-}
-
-/// Verifies the caller and reads the body side by side. A refused caller's body isn't waited for.
-async fn caller_and_body(
-    desk: &Desk,
-    request: &HttpRequest,
-    payload: &mut web::Payload,
-    outcome: &mut RequestOutcome,
-) -> Result<(Arc<Caller>, Result<Bytes, ApiError>), ApiError> {
-    let settings = &desk.settings;
-    let auth = std::pin::pin!(extract::authenticate(desk, request));
-    let body = extract::read_body(request, payload, settings.max_body_bytes, settings.body_timeout);
-    let body = std::pin::pin!(body);
-    match futures_util::future::select(auth, body).await {
-        Either::Left((caller, body)) => {
-            outcome.timings.auth = Some(outcome.age());
-            Ok((caller?, body.await))
-        }
-        Either::Right((body, auth)) => {
-            let caller = auth.await;
-            outcome.timings.auth = Some(outcome.age());
-            Ok((caller?, body))
+impl Call {
+    async fn answer(&self, mut payload: web::Payload) -> HttpResponse {
+        self.request.extensions_mut().insert(OwnLine);
+        let mut outcome = self.desk.outcome(extract::request_id(&self.request));
+        let arrived = match arrive(&self.desk, &self.request, &mut payload, self.manner, &mut outcome).await {
+            Ok(arrived) => arrived,
+            Err(error) => return refused(&error, outcome).await,
+        };
+        match &arrived.repeatable {
+            None => self.alone(arrived, outcome).await,
+            Some((key, request)) => {
+                let (key, request) = (key.clone(), *request);
+                self.under_a_key(key, request, arrived, outcome).await
+            }
         }
     }
-}
 
-type Routed = (Arc<Catalog>, Arc<Model>, Arc<Plan>, PlanLimit);
+    /// Answers a request that can't be repeated.
+    async fn alone(&self, arrived: Arrived, mut outcome: RequestOutcome) -> HttpResponse {
+        let admitted = match admit(&self.desk, &arrived, &mut outcome).await {
+            Ok(admitted) => admitted,
+            Err(error) => return refused(&error, outcome).await,
+        };
+        let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
+        let mut timings = outcome.timings;
+        let mut relay = self.open(admitted, outcome);
+        let head = relay.head(self.commit_after(&arrived), &mut timings).await;
+        let beginning = Beginning { head, timings, standing };
+        begin(&beginning, StreamBody { frames: relay, catalog, joined: None, _slot: arrived.slot })
+    }
 
-/// Finds model and plan. What this instance doesn't know is looked up in the store before it is refused.
-async fn route(desk: &Desk, caller: &Caller, body: &ChatBody) -> Result<Routed, ApiError> {
-    let catalog = desk.catalog.current();
-    match route_in(desk, &catalog, caller, body) {
-        Ok((model, plan, line)) => Ok((catalog, model, plan, line)),
-        Err(refusal) if catalog.model(body.model()).is_none() || refusal.code() == ErrorCode::ModelNotAllowed => {
-            let fresh = desk.catalog.ask_refresh().await.map_err(|_away| ApiError::new(ErrorCode::QuotaUnavailable))?;
-            let (model, plan, line) = route_in(desk, &fresh, caller, body)?;
-            Ok((fresh, model, plan, line))
+    /// Answers a request that is the first under its key, or joins it to the one that is.
+    async fn under_a_key(
+        &self,
+        key: IdempotencyKey,
+        request: Fingerprint,
+        arrived: Arrived,
+        mut outcome: RequestOutcome,
+    ) -> HttpResponse {
+        loop {
+            match self.desk.repeats.enter(arrived.caller.key, key.clone(), request) {
+                Entered::First(place) => return self.first(place, arrived, outcome).await,
+                Entered::Repeat(mut reader) => {
+                    if let Some(beginning) = reader.beginning().await {
+                        outcome.joined = true;
+                        outcome.timings.ttft = Some(outcome.age());
+                        let catalog = self.desk.catalog.current();
+                        let joined = Some(outcome);
+                        return begin(&beginning, StreamBody { frames: reader, catalog, joined, _slot: arrived.slot });
+                    }
+                }
+                Entered::Mismatch => {
+                    return refused(&ApiError::new(ErrorCode::IdempotencyMismatch), outcome).await;
+                }
+                Entered::TooLate => return refused(&ApiError::new(ErrorCode::Overloaded), outcome).await,
+            }
         }
-        Err(refusal) => Err(refusal),
+    }
+
+    async fn first(&self, place: Place, arrived: Arrived, mut outcome: RequestOutcome) -> HttpResponse {
+        let admitted = match admit(&self.desk, &arrived, &mut outcome).await {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                drop(place);
+                return refused(&error, outcome).await;
+            }
+        };
+        let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
+        let relay = self.open(admitted, outcome);
+        let mut reader: Reader = place.serve(relay, self.commit_after(&arrived), standing);
+        match reader.beginning().await {
+            Some(beginning) => {
+                begin(&beginning, StreamBody { frames: reader, catalog, joined: None, _slot: arrived.slot })
+            }
+            None => ApiError::new(ErrorCode::InternalError).response(),
+        }
+    }
+
+    fn commit_after(&self, arrived: &Arrived) -> Option<Duration> {
+        arrived.body.stream().then_some(self.manner.commit_after)
+    }
+
+    fn open(&self, admitted: Admitted, outcome: RequestOutcome) -> Relay {
+        let Admitted { caller, plan, catalog, model, body, prepared, promise } = admitted;
+        let job = Job {
+            request_id: outcome.id.clone(),
+            caller,
+            plan,
+            fallbacks: model.fallbacks.iter().filter_map(|id| catalog.model(id)).collect(),
+            model: Arc::clone(&model),
+            message_bytes: body.message_bytes(),
+            stream: body.stream(),
+            wants_usage: body.wants_usage(),
+            sdk_safe: self.manner.sdk,
+            traceparent: traceparent(&self.request),
+            prepared,
+            body: Rc::clone(&body) as Rc<dyn RequestBody>,
+        };
+        let ticket = Ticket::new(outcome, promise, model, body.message_bytes());
+        UpstreamStream::open(&self.desk.kit, ticket, job)
     }
 }
 
-fn route_in(
-    desk: &Desk,
-    catalog: &Catalog,
-    caller: &Caller,
-    body: &ChatBody,
-) -> Result<(Arc<Model>, Arc<Plan>, PlanLimit), ApiError> {
-    let model = catalog.model(body.model());
-    let allowed = model.as_ref().map_or(&[][..], |model| desk.settings.allowed_fields(&model.provider));
-    if let Some(field) = body.forbidden(allowed) {
-        return Err(ApiError::field(field, format!("`{field}` is not allowed here; name one model.")));
-    }
-    let model = model.ok_or_else(|| ApiError::new(ErrorCode::ModelNotFound).about("model"))?;
-    let plan = catalog.plan(caller.plan).cloned().ok_or_else(|| ApiError::new(ErrorCode::ModelNotAllowed))?;
-    let line = plan.line(model.class.id).ok_or_else(|| ApiError::new(ErrorCode::ModelNotAllowed).about("model"))?;
-    Ok((model, plan, line))
-}
-
-async fn answer(
-    desk: &Rc<Desk>,
-    request: &HttpRequest,
-    admitted: Admitted,
-    outcome: RequestOutcome,
-    manner: Manner,
-) -> HttpResponse {
-    let Admitted { slot, caller, plan, catalog, model, body, prepared, promise } = admitted;
-    let limits = limit_headers(&promise.1);
-    let mut timings = outcome.timings;
-    let job = Job {
-        request_id: outcome.id.clone(),
-        caller,
-        plan,
-        fallbacks: model.fallbacks.iter().filter_map(|id| catalog.model(id)).collect(),
-        model: Arc::clone(&model),
-        message_bytes: body.message_bytes(),
-        stream: body.stream(),
-        wants_usage: body.wants_usage(),
-        sdk_safe: manner.sdk,
-        traceparent: traceparent(request),
-        prepared,
-        body: Rc::clone(&body) as Rc<dyn RequestBody>,
-    };
-    let ticket = Ticket::new(outcome, promise, model, body.message_bytes());
-    let mut relay = UpstreamStream::open(&desk.kit, ticket, job);
-    let head = relay.head(body.stream().then_some(manner.commit_after), &mut timings).await;
-    let mut response = match &head {
-        Head::Failed(failure) => return failed(&ApiError::of_failure(failure, &catalog), &limits, &timings),
-        Head::Stream | Head::Answer(_) => HttpResponse::Ok(),
-    };
-    limits.add_to(&mut response);
-    response.insert_header((CACHE_CONTROL, NO_STORE)).insert_header((SERVER_TIMING, server_timing(&timings)));
-    match head {
-        Head::Answer(answer) => response.insert_header((CONTENT_TYPE, JSON)).body(answer),
-        _ => response.insert_header((CONTENT_TYPE, EVENTS)).insert_header((X_ACCEL_BUFFERING, NO)).body(StreamBody {
-            relay,
-            catalog,
-            _slot: slot,
-        }),
-    }
-}
-
-fn failed(error: &ApiError, limits: &LimitHeaders, timings: &Timings) -> HttpResponse {
+/// Answers a request that isn't admitted.
+async fn refused(error: &ApiError, outcome: RequestOutcome) -> HttpResponse {
+    // A body that came with its head is taken in meanwhile; unread, actix would close the connection for it.
+    tokio::task::yield_now().await;
+    let timing = server_timing(&outcome.timings);
+    outcome.refuse(error.code());
     let mut response = error.response();
-    for (name, value) in limits.pairs() {
-        response.headers_mut().insert(name, value);
-    }
-    response.headers_mut().insert(SERVER_TIMING, server_timing(timings));
+    response.headers_mut().insert(SERVER_TIMING, timing);
     response
 }
 
-fn traceparent(request: &HttpRequest) -> Option<Arc<str>> {
-    let value = request.headers().get("traceparent")?.to_str().ok()?;
-    let hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let parts: Vec<&str> = value.split('-').collect();
-    let [version, trace, parent, flags] = parts.as_slice() else { return None };
-    // Ids of zeros and the version ff are invalid (W3C Trace Context, 2.2.2).
-    let sane = [version.len(), trace.len(), parent.len(), flags.len()] == [2, 32, 16, 2]
-        && parts.iter().all(|part| hex(part))
-        && *version != "ff"
-        && [trace, parent].iter().all(|id| id.bytes().any(|byte| byte != b'0'));
-    sane.then(|| Arc::from(value))
+/// Begins an answer.
+fn begin<S>(beginning: &Beginning, mut body: StreamBody<S>) -> HttpResponse
+where
+    S: Stream<Item = Result<Bytes, Failure>> + Unpin + 'static,
+{
+    let mut response = match &beginning.head {
+        Head::Failed(failure) => {
+            let error = ApiError::of_failure(failure, &body.catalog);
+            body.finish(Some(error.code()));
+            error.response()
+        }
+        Head::Answer(answer) => {
+            body.finish(None);
+            let mut response = HttpResponse::Ok();
+            response.insert_header((CACHE_CONTROL, NO_STORE)).insert_header((CONTENT_TYPE, JSON)).body(answer.clone())
+        }
+        Head::Stream => {
+            let mut response = HttpResponse::Ok();
+            response.insert_header((CACHE_CONTROL, NO_STORE)).insert_header((CONTENT_TYPE, EVENTS));
+            response.insert_header((X_ACCEL_BUFFERING, NO)).body(body)
+        }
+    };
+    let headers = response.headers_mut();
+    for (name, value) in LimitHeaders::of(beginning.standing).pairs() {
+        headers.insert(name, value);
+    }
+    headers.insert(SERVER_TIMING, server_timing(&beginning.timings));
+    response
 }
 
-/// A stream's body: the relay's frames, and an error as the last of them.
-struct StreamBody {
-    relay: Relay,
+/// A stream's body: whole frames, and an error as the last of them.
+struct StreamBody<S> {
+    frames: S,
     catalog: Arc<Catalog>,
+    /// The record of a request that has joined another's answer; the first one's is its ticket's.
+    joined: Option<RequestOutcome>,
     _slot: Slot,
 }
 
-impl MessageBody for StreamBody {
+impl<S> StreamBody<S> {
+    fn finish(&mut self, code: Option<ErrorCode>) {
+        if let Some(joined) = self.joined.take() {
+            joined.finish(None, code, false);
+        }
+    }
+}
+
+impl<S: Stream<Item = Result<Bytes, Failure>> + Unpin> MessageBody for StreamBody<S> {
     type Error = std::convert::Infallible;
 
     fn size(&self) -> BodySize {
@@ -280,95 +247,13 @@ impl MessageBody for StreamBody {
     }
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        let item = std::task::ready!(Pin::new(&mut self.relay).poll_next(cx));
-        let error = |failure| ApiError::of_failure(&failure, &self.catalog).frame();
-        Poll::Ready(item.map(|frames| Ok(frames.unwrap_or_else(error))))
-    }
-}
-
-/// `x-ratelimit-…`: how far the window with the least left is used.
-struct LimitHeaders([Option<(Figure, Duration)>; 2]);
-
-const LIMIT_NAMES: [[HeaderName; 3]; 2] = [
-    [
-        HeaderName::from_static("x-ratelimit-limit-requests"),
-        HeaderName::from_static("x-ratelimit-remaining-requests"),
-        HeaderName::from_static("x-ratelimit-reset-requests"),
-    ],
-    [
-        HeaderName::from_static("x-ratelimit-limit-tokens"),
-        HeaderName::from_static("x-ratelimit-remaining-tokens"),
-        HeaderName::from_static("x-ratelimit-reset-tokens"),
-    ],
-];
-
-fn limit_headers(reservation: &Reservation) -> LimitHeaders {
-    let Some(standing) = reservation.standing() else { return LimitHeaders([None, None]) };
-    let left = standing.resets_at.since(reservation.opened_at());
-    let limited = |figure: Figure| figure.limit.map(|_| (figure, left));
-    LimitHeaders([limited(standing.requests), limited(standing.tokens)])
-}
-
-impl LimitHeaders {
-    fn pairs(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        self.0.iter().zip(LIMIT_NAMES).filter_map(|(limited, names)| Some((limited.as_ref()?, names))).flat_map(
-            |((figure, left), [limit, remaining, reset])| {
-                let number = |value: Option<i64>| HeaderValue::from(value.unwrap_or_default());
-                let time = HeaderValue::try_from(duration(*left)).unwrap_or(NO_STORE);
-                [(limit, number(figure.limit)), (remaining, number(figure.remaining())), (reset, time)]
-            },
-        )
-    }
-
-    fn add_to(&self, response: &mut HttpResponseBuilder) {
-        for pair in self.pairs() {
-            response.insert_header(pair);
-        }
-    }
-}
-
-/// Writes a duration as OpenAI's headers do: `1s`, `6m0s`, `23h59m1s`.
-fn duration(left: Duration) -> String {
-    let (hours, minutes, seconds) = (left.as_secs() / 3_600, left.as_secs() / 60 % 60, left.as_secs() % 60);
-    match (hours, minutes) {
-        (0, 0) => format!("{seconds}s"),
-        (0, _) => format!("{minutes}m{seconds}s"),
-        _ => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
-fn server_timing(timings: &Timings) -> HeaderValue {
-    let stages =
-        [("auth", timings.auth), ("quota", timings.quota), ("connect", timings.connect), ("ttfb", timings.ttft)];
-    let text = stages.into_iter().filter_map(|(name, took)| Some((name, took?))).fold(
-        String::new(),
-        |mut text, (name, took)| {
-            let comma = if text.is_empty() { "" } else { ", " };
-            text.push_str(&format!("{comma}{name};dur={:.3}", took.as_secs_f64() * 1_000.0));
-            text
-        },
-    );
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_openai_does() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (360, "6m0s"), (86_399, "23h59m59s"), (2_592_000, "720h0m0s")] {
-            assert_eq!(duration(Duration::from_secs(seconds)), text);
-        }
-    }
-
-    #[test]
-    fn server_timing_lists_what_happened() {
-        let timings = Timings {
-            auth: Some(Duration::from_micros(1_234)),
-            ttft: Some(Duration::from_millis(5)),
-            ..Timings::default()
-        };
-        assert_eq!(server_timing(&timings), "auth;dur=1.234, ttfb;dur=5.000");
+        let item = std::task::ready!(Pin::new(&mut self.frames).poll_next(cx));
+        Poll::Ready(item.map(|frames| {
+            Ok(frames.unwrap_or_else(|failure| {
+                let error = ApiError::of_failure(&failure, &self.catalog);
+                self.finish(Some(error.code()));
+                error.frame()
+            }))
+        }))
     }
 }

@@ -17,6 +17,7 @@ use actors::{
     ports::Clock,
     quota::QuotaHandle,
     registry::CatalogHandle,
+    repeats::Repeats,
     stats::StatsHandle,
     stream::Kit,
 };
@@ -32,6 +33,8 @@ pub struct Desk {
     pub quota: QuotaHandle,
     /// What streams are made of.
     pub kit: Rc<Kit>,
+    /// The answers that repeated requests join, of the whole process.
+    pub repeats: Arc<Repeats>,
     /// The report.
     pub stats: StatsHandle,
     /// The metrics.

@@ -5,14 +5,20 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
-    http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName},
     web,
 };
-use actors::domain::{Caller, ErrorCode, RequestId, Role};
+use actors::{
+    domain::{Caller, ErrorCode, RequestId, Role},
+    repeats::{IdempotencyKey, InvalidKey},
+};
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, future::LocalBoxFuture};
 
 use super::{desk::Desk, error::ApiError};
+
+/// As draft-ietf-httpapi-idempotency-key-header has it; OpenAI's SDKs send it, too.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Anybody with a valid token.
 pub(super) struct Authenticated(pub(super) Arc<Caller>);
@@ -40,6 +46,18 @@ fn bearer(request: &HttpRequest) -> Option<&str> {
     let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Returns the name under which the client may send this request again.
+///
+/// # Errors
+/// 400 where it is none, or there are several.
+pub(super) fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, ApiError> {
+    let mut given = request.headers().get_all(IDEMPOTENCY_KEY);
+    let Some(key) = given.next() else { return Ok(None) };
+    let key = key.to_str().ok().and_then(|key| key.parse().ok()).filter(|_| given.next().is_none());
+    let refusal = || ApiError::field("idempotency-key", format!("{InvalidKey}, and is given once."));
+    key.map(Some).ok_or_else(refusal)
 }
 
 /// Verifies the caller.

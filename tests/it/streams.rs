@@ -9,6 +9,7 @@ mod journal;
 mod leaving;
 mod ledger;
 mod limits;
+mod repeats;
 mod silence;
 
 use hne_load::client::{Client, Frame};

@@ -28,6 +28,8 @@ pub struct Finished {
     pub outcome: Option<Outcome>,
     /// What the client was told, or would have been, if it failed.
     pub code: Option<ErrorCode>,
+    /// Whether it was a repeat that joined a running answer: then nothing was admitted or posted for it.
+    pub joined: bool,
     /// Whether the tokens are an estimate.
     pub estimated: bool,
     /// Where its time went.

@@ -1,7 +1,7 @@
 //! The values that labels can have: closed sets, so that no client can make the metrics grow.
 
 use crate::{
-    domain::{ErrorCode, Outcome},
+    domain::{ErrorCode, Finished, Outcome},
     stats::Stage,
 };
 
@@ -88,22 +88,47 @@ label!(Outcome, "outcome", Self::ALL, Self::as_str);
 label!(Stage, "stage", Self::ALL, Self::as_str);
 label!(bool, "ok", [false, true], |ok| if ok { "true" } else { "false" });
 
-/// How a request ended: its outcome, or `refused` if it was never admitted.
+/// How a request ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct End(pub(super) Option<Outcome>);
+pub(super) enum End {
+    /// It was never admitted.
+    Refused,
+    /// It was a repeat, and read another one's answer.
+    Joined,
+    /// As it is posted.
+    Posted(Outcome),
+}
+
+impl End {
+    pub(super) fn of(finished: &Finished) -> Self {
+        match finished.outcome {
+            Some(outcome) => Self::Posted(outcome),
+            None if finished.joined => Self::Joined,
+            None => Self::Refused,
+        }
+    }
+}
 
 impl Labels for End {
     fn names() -> Vec<&'static str> {
         Outcome::names()
     }
     fn all() -> impl Iterator<Item = Self> {
-        std::iter::once(Self(None)).chain(Outcome::ALL.into_iter().map(|outcome| Self(Some(outcome))))
+        [Self::Refused, Self::Joined].into_iter().chain(Outcome::ALL.into_iter().map(Self::Posted))
     }
     fn values(self) -> Vec<&'static str> {
-        vec![self.0.map_or("refused", Outcome::as_str)]
+        vec![match self {
+            Self::Refused => "refused",
+            Self::Joined => "joined",
+            Self::Posted(outcome) => outcome.as_str(),
+        }]
     }
     fn index(self) -> usize {
-        self.0.map_or(0, |outcome| 1 + outcome.index())
+        match self {
+            Self::Refused => 0,
+            Self::Joined => 1,
+            Self::Posted(outcome) => 2 + outcome.index(),
+        }
     }
 }
 

@@ -82,20 +82,27 @@ fn a_finished_request_is_counted_by_outcome_code_and_stage() {
     let metrics = metrics();
     let timings =
         Timings { auth: Some(Duration::from_micros(3)), total: Duration::from_millis(120), ..Timings::default() };
-    let finished =
-        Finished { outcome: Some(Outcome::Deadline), code: Some(ErrorCode::ProviderTimeout), estimated: true, timings };
+    let finished = Finished {
+        outcome: Some(Outcome::Deadline),
+        code: Some(ErrorCode::ProviderTimeout),
+        joined: false,
+        estimated: true,
+        timings,
+    };
     metrics.request_finished(&finished);
     metrics.request_finished(&Finished { outcome: None, code: Some(ErrorCode::InvalidJson), ..finished });
+    metrics.request_finished(&Finished { outcome: None, code: None, joined: true, ..finished });
     let lines = lines(&metrics);
     for line in [
         r#"hne_requests_total{outcome="deadline"} 1"#,
         r#"hne_requests_total{outcome="refused"} 1"#,
+        r#"hne_requests_total{outcome="joined"} 1"#,
         r#"hne_requests_total{outcome="completed"} 0"#,
         r#"hne_errors_total{code="provider_timeout"} 1"#,
         r#"hne_errors_total{code="invalid_json"} 1"#,
-        r#"hne_stage_seconds_bucket{stage="auth",le="0.00005"} 2"#,
+        r#"hne_stage_seconds_bucket{stage="auth",le="0.00005"} 3"#,
         r#"hne_stage_seconds_bucket{stage="total",le="0.1"} 0"#,
-        r#"hne_stage_seconds_bucket{stage="total",le="0.15"} 2"#,
+        r#"hne_stage_seconds_bucket{stage="total",le="0.15"} 3"#,
         r#"hne_stage_seconds_count{stage="connect"} 0"#,
     ] {
         assert!(lines.iter().any(|found| found == line), "{line} is not in\n{}", lines.join("\n"));

@@ -5,7 +5,7 @@
 //!   charges nothing and leaves no row, so whoever has contacted a provider settles.
 //! - While it is open, its share of the account is reserved, and its end has its space in the journal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -81,8 +81,8 @@ pub struct Standing {
     pub requests: Figure,
     /// Its tokens.
     pub tokens: Figure,
-    /// When both reset.
-    pub resets_at: Timestamp,
+    /// How long after the reservation both reset.
+    pub resets_in: Duration,
 }
 
 impl Reservation {
@@ -122,7 +122,7 @@ impl Reservation {
             Standing {
                 requests: figure(Dimension::Requests),
                 tokens: figure(Dimension::Tokens),
-                resets_at: self.against.window.end(),
+                resets_in: self.against.window.end().since(self.against.opened_at),
             }
         })
     }
@@ -208,13 +208,6 @@ impl Reservation {
             })
         })?
     }
-
-    /// Returns when it opened, by the store's clock.
-    #[must_use]
-    pub fn opened_at(&self) -> Timestamp {
-        self.against.opened_at
-    }
-
     /// Returns what is to be waited for before a provider is contacted.
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {

@@ -78,7 +78,7 @@ fn finished(ttft: u64, code: Option<ErrorCode>) -> Finished {
     let ttft = Some(Duration::from_millis(ttft));
     let timings = Timings { auth: Some(Duration::from_micros(2)), ttft, ..Timings::default() };
     let outcome = if code.is_some() { Outcome::ProviderError } else { Outcome::Completed };
-    Finished { outcome: Some(outcome), code, estimated: code.is_some(), timings }
+    Finished { outcome: Some(outcome), code, joined: false, estimated: code.is_some(), timings }
 }
 
 #[test]
@@ -183,7 +183,13 @@ fn the_report_has_the_shape_that_admins_read() {
     post(Observation::Request(finished(900, Some(ErrorCode::ProviderTimeout))));
     post(Observation::Request(finished(20, Some(ErrorCode::ProviderError))));
     let code = Some(ErrorCode::InvalidApiKey);
-    post(Observation::Request(Finished { outcome: None, code, estimated: false, timings: Timings::default() }));
+    post(Observation::Request(Finished {
+        outcome: None,
+        code,
+        joined: false,
+        estimated: false,
+        timings: Timings::default(),
+    }));
     post(Observation::Database { took: Duration::from_millis(3), ok: false });
     clock.advance(Duration::from_secs(10));
     let mut report = json(&stats.report());

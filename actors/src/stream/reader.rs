@@ -17,7 +17,7 @@ use super::{
 use crate::domain::{ErrorCode, Outcome, Timings};
 
 /// How a request's answer begins.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Head {
     /// A stream: pull it.
     Stream,

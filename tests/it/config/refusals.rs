@@ -109,6 +109,7 @@ fn values_out_of_range() {
         ("HNE__STREAM__BUFFER_BYTES", "1", &["`stream.buffer_bytes`", "4096 to 16777216"]),
         ("HNE__STREAM__MAX_FRAME_BYTES", "1", &["`stream.max_frame_bytes`", "1024 to 67108864"]),
         ("HNE__STREAM__MAX_ANSWER_BYTES", "1", &["`stream.max_answer_bytes`", "1024 to 1073741824"]),
+        ("HNE__STREAM__REPLAY_BYTES", "1", &["`stream.replay_bytes`", "65536 to 17179869184"]),
         ("HNE__LEDGER__FLUSH_INTERVAL", "0s", &["`ledger.flush_interval`", "10ms to 1m"]),
         ("HNE__LEDGER__FLUSH_POSTINGS", "0", &["`ledger.flush_postings`", "1 to 100000"]),
         ("HNE__QUOTA__LEASE_WAIT", "2m", &["`quota.lease_wait`", "0s to 1m"]),

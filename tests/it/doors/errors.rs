@@ -1,6 +1,4 @@
 //! Every row of API.md's table of errors, from outside.
-//!
-//! There is no row for `idempotency_mismatch`: the service does not read `Idempotency-Key` yet.
 
 use hne_load::client::Request;
 use serde_json::{Value, json};
@@ -16,6 +14,7 @@ use crate::harness::{
 
 const ADMIN: Row = row(403, "permission_error", "admin_required");
 const NO_PATH: Row = row(404, "invalid_request_error", "not_found");
+const KEY_IN_USE: Row = row(422, "invalid_request_error", "idempotency_mismatch");
 const PROVIDER: Row = row(502, "provider_error", "provider_error");
 const PROVIDER_BUSY: Row = row(503, "provider_error", "provider_overloaded");
 const OVERLOADED: Row = row(503, "server_error", "overloaded");
@@ -167,6 +166,25 @@ fn a_rate_and_a_concurrency_limit_say_when_to_come_back() {
     });
     assert_eq!(app.wait_for_postings(2).len(), 2);
     assert_eq!(app.mock.totals().requests, 2);
+}
+
+#[test]
+fn an_idempotency_key_in_use_is_of_one_body() {
+    let app = TestApp::start();
+    let client = app.client("ann");
+    let keyed = |body: &Value, key: &str| post(body).header("idempotency-key", key);
+    run(async {
+        let mut held = chat("mock/chat+hold-after-1+frames-2", "held");
+        held["stream"] = json!(true);
+        let mut stream = client.send(&keyed(&held, "key")).await.unwrap();
+        assert!(stream.frame().await.unwrap().is_some());
+        turned_away(&client, &keyed(&valid(), "key"), KEY_IN_USE, "another body").await;
+        turned_away(&client, &keyed(&valid(), "no key"), about("idempotency-key"), "a key that is none").await;
+        app.mock.release("");
+        assert!(stream.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    });
+    assert_eq!(app.wait_for_postings(1).len(), 1);
+    assert_eq!(app.mock.totals().requests, 1);
 }
 
 #[test]

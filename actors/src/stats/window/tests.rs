@@ -8,7 +8,7 @@ const NO_TIME: Timings =
     Timings { auth: None, quota: None, connect: None, ttft: None, overhead: None, total: Duration::ZERO };
 
 fn request(outcome: Option<Outcome>, code: Option<ErrorCode>) -> Observation {
-    Observation::Request(Finished { outcome, code, estimated: false, timings: NO_TIME })
+    Observation::Request(Finished { outcome, code, joined: false, estimated: false, timings: NO_TIME })
 }
 
 const DATABASE: Observation = Observation::Database { took: Duration::from_millis(3), ok: true };
@@ -91,7 +91,8 @@ fn an_answer_is_slow_above_half_a_second() {
     let mut tally = Tally::default();
     for millis in [499, 500, 501, 2000] {
         let timings = Timings { ttft: Some(Duration::from_millis(millis)), ..NO_TIME };
-        let finished = Finished { outcome: Some(Outcome::Completed), code: None, estimated: true, timings };
+        let finished =
+            Finished { outcome: Some(Outcome::Completed), code: None, joined: false, estimated: true, timings };
         tally.record(&Observation::Request(finished));
     }
     assert_eq!((tally.slow, tally.estimated, tally.stage(Stage::Ttft).summary().count), (2, 4, 4));
