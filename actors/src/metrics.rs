@@ -7,6 +7,7 @@
 
 mod family;
 mod labels;
+mod provider;
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +15,13 @@ use std::{sync::Arc, time::Duration};
 
 use prometheus::{Gauge, IntCounter, IntGauge};
 
-pub use self::labels::{AuthLevel, CacheCall, Failure, QuotaRefusal, Reload, StoreOp};
 use self::{
     family::{Children, NameKind, Named, Size, Timing, families},
     labels::{End, MemoryKind, PoolState, Recaller, Source, TokenKind},
+};
+pub use self::{
+    labels::{AuthLevel, CacheCall, Failure, QuotaRefusal, Reload, StoreOp},
+    provider::ProviderMetrics,
 };
 use crate::{
     domain::{ErrorCode, Finished, Outcome, Posting, Timestamp},
@@ -304,18 +308,6 @@ impl Metrics {
             overages: families.overages.of(name),
         }
     }
-
-    /// Returns the metrics of a provider, to be kept with it: making them takes a lock.
-    #[must_use]
-    pub fn provider(&self, name: &str) -> ProviderMetrics {
-        let families = &self.families;
-        ProviderMetrics {
-            attempts: families.attempts.of(name),
-            retries: families.retries.of(name),
-            fallbacks: families.fallbacks.of(name),
-            failures: families.failures.of(name),
-        }
-    }
 }
 
 /// What is counted for a class of models.
@@ -341,35 +333,5 @@ impl ClassMetrics {
         self.tokens.add(TokenKind::Prompt, amount(amounts.prompt_tokens));
         self.tokens.add(TokenKind::Completion, amount(amounts.completion_tokens));
         self.cost.add((), amount(amounts.cost.0));
-    }
-}
-
-/// What is counted for a provider.
-pub struct ProviderMetrics {
-    attempts: Children<(), IntCounter>,
-    retries: Children<(), IntCounter>,
-    fallbacks: Children<(), IntCounter>,
-    failures: Children<Failure, IntCounter>,
-}
-
-impl ProviderMetrics {
-    /// A request was sent, or tried to be.
-    pub fn attempted(&self) {
-        self.attempts.count(());
-    }
-
-    /// An attempt failed.
-    pub fn failed(&self, reason: Failure) {
-        self.failures.count(reason);
-    }
-
-    /// A failed attempt is repeated here.
-    pub fn retried(&self) {
-        self.retries.count(());
-    }
-
-    /// A request leaves this provider for a fallback.
-    pub fn fell_back(&self) {
-        self.fallbacks.count(());
     }
 }
