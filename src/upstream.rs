@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use actors::ports::{Patience, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse};
+use actors::{
+    ports::{Patience, Upstream, UpstreamError, UpstreamRequest, UpstreamResponse},
+    stream::breaker::Rules,
+};
 use futures_util::future::LocalBoxFuture;
 
 use crate::config::Provider;
@@ -29,8 +32,14 @@ enum One {
 }
 
 /// For a provider that isn't there, and for the simulator, which can't be silent.
-const PATIENCE: Patience =
-    Patience { first_byte: Duration::from_secs(60), gap: Duration::from_secs(60), total: None, retries: 0 };
+const PATIENCE: Patience = Patience {
+    first_byte: Duration::from_secs(60),
+    gap: Duration::from_secs(60),
+    total: None,
+    retries: 0,
+    retry_budget_percent: 0,
+    breaker: Rules::NEVER,
+};
 
 impl Providers {
     /// Makes this thread's clients.

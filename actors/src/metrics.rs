@@ -113,8 +113,14 @@ families! {
     retries: Named<Provider, (), IntCounter> = "hne_upstream_retries_total";
     /// Requests that went on to a fallback, by the provider they left.
     fallbacks: Named<Provider, (), IntCounter> = "hne_upstream_fallbacks_total";
-    /// Attempts that failed, by provider and reason.
+    /// Attempts that failed, by provider and reason; `breaker_open` were not made.
     failures: Named<Provider, Failure, IntCounter> = "hne_upstream_failures_total";
+    /// Retries that would have exceeded the provider's retry budget, and were not made.
+    refused_retries: Named<Provider, (), IntCounter> = "hne_refused_retries_total";
+    /// Breakers that opened or, when a probe failed, opened again, by provider; each worker and model has its own.
+    breaker_openings: Named<Provider, (), IntCounter> = "hne_breaker_openings_total";
+    /// Breakers that aren't closed: nothing, or only a few probes, is let through to a model, by provider.
+    open_breakers: Named<Provider, (), IntGauge> = "hne_open_breakers";
     /// Requests refused for quota, by the ceiling they met.
     quota_refusals: Children<QuotaRefusal, IntCounter> = "hne_quota_refusals_total";
     /// Readings of what may change while running, by what and success.

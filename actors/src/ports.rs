@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::domain::{CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId};
+use crate::{
+    domain::{CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId},
+    stream::breaker::Rules,
+};
 use bytes::Bytes;
 use futures_util::{
     future::{BoxFuture, LocalBoxFuture},
@@ -208,7 +211,7 @@ pub enum UpstreamError {
     Unknown,
 }
 
-/// How long a provider may be silent, and how often it is asked again.
+/// How long a provider may be silent, how often it is asked again, and when it isn't asked at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// From the request until the head of the answer.
@@ -219,6 +222,10 @@ pub struct Patience {
     pub total: Option<Duration>,
     /// How many more times the same provider is asked before the first frame.
     pub retries: u32,
+    /// The most of these in 10 s, on one worker, in percent of its requests; ten more are always there.
+    pub retry_budget_percent: u32,
+    /// When breakers of its models open, each worker's by itself.
+    pub breaker: Rules,
 }
 
 /// Opens requests at providers, from the worker's own thread.

@@ -1,7 +1,7 @@
 //! UpstreamStream: one request's life at a provider.
 //!
 //! One actor for each request, on its worker's thread: it opens the provider (retries and fallbacks before the first
-//! frame only), watches the deadlines and sends keep-alives. The answer's bytes don't pass through its mailbox: the
+//! frame only, where neither budget nor breaker forbids), watches the deadlines and sends keep-alives. The answer's bytes don't pass through its mailbox: the
 //! response body pulls them through the [`Relay`], which both share.
 //!
 //! connecting → waiting for the first frame → relaying → ended, with one exit that settles the reservation and finishes
@@ -10,9 +10,13 @@
 //! Limits: one chunk of the provider's and a few comments are held for a stream; a frame has at most
 //! `max_frame_bytes`, a whole answer `max_answer_bytes`.
 
+pub mod breaker;
+mod budget;
 mod exit;
 mod opening;
+mod provider;
 mod reader;
+mod recent;
 mod relay;
 pub mod sse;
 mod ticket;
@@ -25,12 +29,13 @@ use bytes::Bytes;
 use serde::Deserialize;
 use tokio::sync::watch;
 
+pub use provider::KnownProvider;
 pub use reader::{Head, Relay};
 pub use ticket::Ticket;
 
 use crate::{
     domain::{Caller, ErrorCode, Model, Outcome, Plan, RequestId},
-    metrics::{Metrics, ProviderMetrics},
+    metrics::Metrics,
     ports::{Clock, Upstream},
     quota::{QuotaHandle, Shortage},
 };
@@ -141,15 +146,16 @@ pub struct Kit {
     pub shutdown: watch::Receiver<bool>,
     /// What is counted.
     pub metrics: Metrics,
-    /// What is counted for each provider, resolved as they are first asked.
-    pub providers: RefCell<HashMap<Arc<str>, Rc<ProviderMetrics>>>,
+    /// What is known of each provider, from when it is first asked. Their names are the operator's.
+    pub providers: RefCell<HashMap<Arc<str>, Rc<KnownProvider>>>,
 }
 
 impl Kit {
-    fn provider_metrics(&self, name: &Arc<str>) -> Rc<ProviderMetrics> {
+    fn provider(&self, name: &Arc<str>) -> Rc<KnownProvider> {
         let mut providers = self.providers.borrow_mut();
-        let metrics = || Rc::new(self.metrics.provider(name));
-        Rc::clone(providers.entry(Arc::clone(name)).or_insert_with(metrics))
+        let patience = || self.upstream.patience(name);
+        let known = || Rc::new(KnownProvider::new(name, patience(), &self.metrics, self.clock.now()));
+        Rc::clone(providers.entry(Arc::clone(name)).or_insert_with(known))
     }
 }
 

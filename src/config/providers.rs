@@ -78,6 +78,15 @@ pub struct HttpProvider {
     pub ca_file: Option<PathBuf>,
     /// So often a request is tried again before its first frame: 0 to 10.
     pub retries: u32,
+    /// The most retries in 10 s, in percent of the requests, on each worker: 0 to 100. Ten more are always there.
+    pub retry_budget_percent: u32,
+    /// The share of failed attempts at which a model's breaker opens, in percent: 1 to 100; 0 = never.
+    pub breaker_failure_percent: u32,
+    /// The least attempts in 10 s to tell that by, on each worker: 2 to 100,000.
+    pub breaker_min_attempts: u32,
+    /// How long a breaker stays open before probes are let through: 10 ms to 10 min.
+    #[serde(with = "humantime_serde")]
+    pub breaker_open: Duration,
 }
 
 /// Whose manners an HTTP provider has.
@@ -232,6 +241,10 @@ impl HttpProvider {
         let total = self.total_timeout.unwrap_or_default();
         problems.within_time(&format!("{key}.total_timeout"), total, Duration::ZERO..=minutes(24 * 60));
         problems.within(&format!("{key}.retries"), self.retries, 0..=10);
+        problems.within(&format!("{key}.retry_budget_percent"), self.retry_budget_percent, 0..=100);
+        problems.within(&format!("{key}.breaker_failure_percent"), self.breaker_failure_percent, 0..=100);
+        problems.within(&format!("{key}.breaker_min_attempts"), self.breaker_min_attempts, 2..=100_000);
+        problems.within_time(&format!("{key}.breaker_open"), self.breaker_open, least..=minutes(10));
         if let Some(file) = &self.ca_file
             && let Err(error) = File::open(file)
         {

@@ -4,7 +4,10 @@ use std::{io, path::Path, sync::Arc, time::Duration};
 
 use actix_service::{Service, fn_service};
 use actix_tls::connect::{ConnectInfo, Connector as TcpConnector};
-use actors::ports::{Patience, UpstreamError, UpstreamRequest, UpstreamResponse};
+use actors::{
+    ports::{Patience, UpstreamError, UpstreamRequest, UpstreamResponse},
+    stream::breaker::Rules,
+};
 use awc::http::{
     Uri,
     header::{
@@ -81,6 +84,12 @@ impl HttpProvider {
             gap: config.gap_timeout,
             total: config.total_timeout,
             retries: config.retries,
+            retry_budget_percent: config.retry_budget_percent,
+            breaker: Rules {
+                failure_percent: config.breaker_failure_percent,
+                min_attempts: config.breaker_min_attempts,
+                open: config.breaker_open,
+            },
         };
         let roots = roots(config.ca_file.as_deref())
             .map_err(|error| UpstreamConfigError::CaFile { provider: name.to_owned(), error })?;

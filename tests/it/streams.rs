@@ -2,6 +2,7 @@
 //!
 //! Each caller of a test has a name of its own, so that rows of the books are told apart by it.
 
+mod breaker;
 mod charges;
 mod failures;
 mod frames;

@@ -39,8 +39,17 @@ const SERVICE_ARROWS: [(&str, &[&str]); 16] = [
 ];
 
 /// The files of the engine that know no actor, no clock and no I/O.
-const PURE: [&str; 6] =
-    ["quota::account", "quota::meter", "stream::sse", "stream::usage", "stats::window", "stats::histogram"];
+const PURE: [&str; 9] = [
+    "quota::account",
+    "quota::meter",
+    "stream::breaker",
+    "stream::budget",
+    "stream::recent",
+    "stream::sse",
+    "stream::usage",
+    "stats::window",
+    "stats::histogram",
+];
 
 /// What pure files and the domain must not name.
 const IMPURE: [&str; 8] =

@@ -1,6 +1,6 @@
 //! What is counted for each provider.
 
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge};
 
 use super::{Failure, Metrics, family::Children};
 
@@ -14,6 +14,9 @@ impl Metrics {
             retries: families.retries.of(name),
             fallbacks: families.fallbacks.of(name),
             failures: families.failures.of(name),
+            refused_retries: families.refused_retries.of(name),
+            breaker_openings: families.breaker_openings.of(name),
+            open_breakers: families.open_breakers.of(name),
         }
     }
 }
@@ -24,6 +27,9 @@ pub struct ProviderMetrics {
     retries: Children<(), IntCounter>,
     fallbacks: Children<(), IntCounter>,
     failures: Children<Failure, IntCounter>,
+    refused_retries: Children<(), IntCounter>,
+    breaker_openings: Children<(), IntCounter>,
+    open_breakers: Children<(), IntGauge>,
 }
 
 impl ProviderMetrics {
@@ -32,7 +38,7 @@ impl ProviderMetrics {
         self.attempts.count(());
     }
 
-    /// An attempt failed.
+    /// An attempt failed, or was not made.
     pub fn failed(&self, reason: Failure) {
         self.failures.count(reason);
     }
@@ -40,6 +46,27 @@ impl ProviderMetrics {
     /// A failed attempt is repeated here.
     pub fn retried(&self) {
         self.retries.count(());
+    }
+
+    /// A failed attempt isn't repeated here, because the retry budget is used up.
+    pub fn retry_refused(&self) {
+        self.refused_retries.count(());
+    }
+
+    /// A breaker opened that was closed.
+    pub fn breaker_opened(&self) {
+        self.breaker_openings.count(());
+        self.open_breakers.raise(());
+    }
+
+    /// A breaker opened again, as a probe failed.
+    pub fn breaker_opened_again(&self) {
+        self.breaker_openings.count(());
+    }
+
+    /// A breaker closed, or was forgotten.
+    pub fn breaker_closed(&self) {
+        self.open_breakers.lower(());
     }
 
     /// A request leaves this provider for a fallback.

@@ -8,6 +8,7 @@ use crate::domain::{Amounts, ClassId, ModelKey, Nanodollars, Portion, Timings, U
 /// What a name may end in, before `_total`.
 const UNITS: &[&str] = &[
     "attempts",
+    "breakers",
     "bytes",
     "calls",
     "connections",
@@ -22,6 +23,7 @@ const UNITS: &[&str] = &[
     "lookups",
     "nanodollars",
     "observations",
+    "openings",
     "postings",
     "recalls",
     "refusals",
@@ -131,7 +133,13 @@ fn events_reach_the_series_that_their_labels_name() {
     metrics.cpu_sampled(Duration::from_millis(1500));
     metrics.pool_sampled(7, 3, 20);
     metrics.ledger_lag_sampled(5, Duration::from_millis(250));
-    metrics.provider("openrouter").failed(Failure::BreakerOpen);
+    let provider = metrics.provider("openrouter");
+    provider.failed(Failure::BreakerOpen);
+    provider.retry_refused();
+    provider.breaker_opened();
+    provider.breaker_opened();
+    provider.breaker_opened_again();
+    provider.breaker_closed();
     let lines = lines(&metrics);
     for line in [
         "hne_open_streams 1",
@@ -160,6 +168,9 @@ fn events_reach_the_series_that_their_labels_name() {
         "hne_ledger_lag_seconds 0.25",
         r#"hne_upstream_attempts_total{provider="openrouter"} 1"#,
         r#"hne_upstream_failures_total{provider="openrouter",reason="breaker_open"} 1"#,
+        r#"hne_refused_retries_total{provider="openrouter"} 1"#,
+        r#"hne_breaker_openings_total{provider="openrouter"} 3"#,
+        r#"hne_open_breakers{provider="openrouter"} 1"#,
         r#"hne_postings_total{class="basic",outcome="completed",source="reported"} 1"#,
         r#"hne_charged_tokens_total{class="basic",kind="completion"} 20"#,
         r#"hne_cost_nanodollars_total{class="basic"} 13350"#,

@@ -2,6 +2,10 @@
 //!
 //! A provider may be asked again only while nothing of its answer was handed over: the same one first (after a jittered
 //! pause, or when it says so), then the model's fallbacks in order, each reserved, priced and classed as itself.
+//!
+//! The same one is asked again only within its retry budget (`budget`); a model whose breaker is open isn't asked at all
+//! (`breaker`): what its last attempt ended in stands for an answer, so that its fallbacks, and the client, see the same
+//! failure as from the provider itself. A request for which nobody was asked is charged nothing and has no row.
 
 use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -53,6 +57,20 @@ impl Refusal {
         Self { failure: Failure::new(code), again, reason }
     }
 
+    /// Of a model whose breaker is open.
+    fn spared(failure: Failure) -> Self {
+        Self { failure, again: Again::Elsewhere, reason: Reason::BreakerOpen }
+    }
+
+    /// Says whether the provider failed. Statuses that are no reason to ask it again tell nothing of how it fares.
+    fn is_failure(&self) -> bool {
+        match self.again {
+            Again::Here => true,
+            Again::Elsewhere => self.reason != Reason::Status,
+            Again::No => false,
+        }
+    }
+
     fn of_status(response: &UpstreamResponse) -> Self {
         let (reason, again) = match response.status {
             429 => (Reason::RateLimited, Again::Here),
@@ -100,7 +118,7 @@ pub(super) async fn open(kit: Rc<Kit>, job: Job, shared: Shared) {
             continue;
         }
         if index > 0 {
-            kit.provider_metrics(&left.provider).fell_back();
+            kit.provider(&left.provider).metrics.fell_back();
             left = model;
         }
         match ask(&kit, &job, model, &shared).await {
@@ -138,23 +156,47 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
 
 /// Asks one provider, and again if that may help.
 async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(), Refusal> {
-    let patience = kit.upstream.patience(&model.provider);
-    let metrics = kit.provider_metrics(&model.provider);
+    let provider = kit.provider(&model.provider);
+    let mut now = kit.clock.now();
+    let health = provider.health(&model.upstream_model, now);
+    let (patience, metrics) = (provider.patience, &provider.metrics);
     let mut pause = FIRST_PAUSE;
     let mut tries = 0;
+    let mut last = None;
     loop {
+        let Some(asking) = health.admit(now) else {
+            return Err(last.unwrap_or_else(|| {
+                metrics.failed(Reason::BreakerOpen);
+                Refusal::spared(health.last_failure(now))
+            }));
+        };
+        match tries {
+            0 => provider.requested(now),
+            _ => metrics.retried(),
+        }
         metrics.attempted();
         let refusal = match attempt(kit, job, model, patience, shared).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                shared.borrow_mut().answering = Some(asking.answered(kit.clock.now()));
+                return Ok(());
+            }
             Err(refusal) => refusal,
         };
         metrics.failed(refusal.reason);
+        now = kit.clock.now();
+        if refusal.is_failure() {
+            asking.failed(refusal.failure, now);
+        } else {
+            drop(asking);
+        }
         let wait = refusal.failure.retry_after.unwrap_or_else(|| jittered(pause));
-        if refusal.again != Again::Here || tries >= patience.retries || wait > LONGEST_PAUSE {
+        let may_help = refusal.again == Again::Here && tries < patience.retries && wait <= LONGEST_PAUSE;
+        if !may_help || !health.permits(now) || !provider.take_retry(now) {
             return Err(refusal);
         }
-        metrics.retried();
         tokio::time::sleep(wait).await;
+        now = kit.clock.now();
+        last = Some(refusal);
         tries += 1;
         pause *= 2;
     }

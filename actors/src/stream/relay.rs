@@ -24,6 +24,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     Failure, Job, Kit,
     exit::{More, Syncing},
+    provider::Health,
     sse::{Piece, PieceKind, Rest, Scanner, Watched},
     ticket::Ticket,
 };
@@ -69,6 +70,8 @@ pub(super) struct State {
     pub(super) answer: Option<Watched>,
     /// How patient to be with the provider that answers.
     pub(super) patience: Option<Patience>,
+    /// Whom to blame if the answer that has begun breaks off.
+    pub(super) answering: Option<Rc<Health>>,
     stream: bool,
     wants_usage: bool,
     /// Whether the client has the head of its answer.
@@ -102,6 +105,7 @@ impl State {
             too_long: false,
             answer: None,
             patience: None,
+            answering: None,
             stream: job.stream,
             wants_usage: job.wants_usage,
             committed: false,
@@ -198,7 +202,10 @@ impl State {
         let patience = self.patience;
         let gap = patience.and_then(|patience| Some(self.silent_since? + patience.gap));
         let total = patience.and_then(|patience| Some(self.opened + patience.total?));
-        if gap.is_some_and(|gap| gap <= now) || total.is_some_and(|total| total <= now) {
+        let silent = gap.is_some_and(|gap| gap <= now);
+        if silent || total.is_some_and(|total| total <= now) {
+            // An answer that only takes long is no fault.
+            self.answering = self.answering.take().filter(|_| silent);
             self.expire(Outcome::Deadline, ErrorCode::ProviderTimeout);
             return None;
         }

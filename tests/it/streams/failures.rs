@@ -120,7 +120,7 @@ fn a_provider_is_tried_again_before_its_first_frame() {
 }
 
 /// Adds models, each served by a mock with these options, in a class, with the others as fallbacks.
-fn add_models(app: &TestApp, models: &[(&str, &str, &str, &str)]) {
+pub(super) fn add_models(app: &TestApp, models: &[(&str, &str, &str, &str)]) {
     let mut fallbacks: Vec<&str> = Vec::new();
     for (id, class, price, options) in models.iter().rev() {
         let upstream = format!("mock/{id}+{options}");
