@@ -16,12 +16,12 @@ fn models_are_listed_as_openai_does_and_by_plan() {
     add("dear", "premium", &[]);
     app.user("ann", "default");
     app.user("rich", "unlimited");
+    settle(&app);
     let ids = |body: &Value| -> Vec<String> {
         body["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect()
     };
     run(async {
         let (ann, rich) = (app.anonymous().bearer(&holding("ann")), app.anonymous().bearer(&holding("rich")));
-        // Asking for one that can't be passed through brings the catalog up to date.
         assert_eq!(ann.get("/v1/models/a-model").await.unwrap().status, 200);
         for path in ["/v1/models/vendor/family/model:free", "/v1/models/vendor%2Ffamily%2Fmodel%3Afree"] {
             let mut response = ann.get(path).await.unwrap();
@@ -36,9 +36,9 @@ fn models_are_listed_as_openai_does_and_by_plan() {
         let mut response = ann.get("/v1/models").await.unwrap();
         let list = response.json().await.unwrap();
         assert_eq!(list["object"], "list");
-        assert_eq!(ids(&list), ["a-model", "vendor/family/model:free"]);
+        assert_eq!(ids(&list), ["a-model", "settled", "vendor/family/model:free"]);
         let list = rich.get("/v1/models").await.unwrap().json().await.unwrap();
-        assert_eq!(ids(&list), ["a-model", "dear", "vendor/family/model:free"]);
+        assert_eq!(ids(&list), ["a-model", "dear", "settled", "vendor/family/model:free"]);
         let dear = rich.get("/v1/models/dear").await.unwrap().json().await.unwrap();
         assert_eq!((&dear["class"], &dear["context_length"]), (&json!("premium"), &Value::Null));
     });
