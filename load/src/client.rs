@@ -29,7 +29,7 @@ pub use sse::{Frame, FrameReader};
 
 use crate::clock;
 use bytes::BytesMut;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::{
     io,
     net::SocketAddr,
@@ -42,6 +42,9 @@ use tokio::{
 
 /// Room made for each read.
 const READ_SIZE: usize = 16 << 10;
+
+/// A packet filter that lets nothing in: «return, 0 bytes» (`BPF_RET | BPF_K`).
+const DROP_ALL: SockFilter = SockFilter::new(0x06, 0, 0, 0);
 
 /// Where requests go, and what they all carry.
 #[derive(Clone, Debug)]
@@ -216,6 +219,15 @@ impl Connection {
     /// What the operating system says.
     pub fn reset(self) -> io::Result<()> {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+    }
+
+    /// Vanishes, as a machine does whose cable is cut: from now on the kernel drops what arrives, and acknowledges
+    /// nothing. Keep the connection, since closing it would say something.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn vanish(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.stream).attach_filter(&[DROP_ALL])
     }
 
     /// Sends a FIN and goes on reading.

@@ -166,6 +166,14 @@ impl Response {
         self.connection.reset()
     }
 
+    /// Vanishes without a word; see [`Connection::vanish`].
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn vanish(&self) -> io::Result<()> {
+        self.connection.vanish()
+    }
+
     /// Sends a FIN and goes on reading.
     ///
     /// # Errors
