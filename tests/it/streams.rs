@@ -10,6 +10,7 @@ mod journal;
 mod leaving;
 mod ledger;
 mod limits;
+mod network;
 mod repeats;
 mod silence;
 

@@ -7,7 +7,12 @@
 //! (`breaker`): what its last attempt ended in stands for an answer, so that its fallbacks, and the client, see the same
 //! failure as from the provider itself. A request for which nobody was asked is charged nothing and has no row.
 
-use std::{pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -245,9 +250,9 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     }
 }
 
-/// Reads the next piece of a body; silence and a break before the first frame are failures.
-async fn next(body: &mut UpstreamBody, silence: Duration) -> Result<Option<Bytes>, Refusal> {
-    match tokio::time::timeout(silence, body.next()).await {
+/// Reads the next piece of a body; silence until then and a break are failures.
+async fn next(body: &mut UpstreamBody, deadline: Instant) -> Result<Option<Bytes>, Refusal> {
+    match tokio::time::timeout_at(deadline.into(), body.next()).await {
         Err(_elapsed) => Err(Refusal::new(Reason::Timeout, Again::Elsewhere)),
         Ok(Some(Err(error))) => Err(error.into()),
         Ok(Some(Ok(chunk))) => Ok(Some(chunk)),
@@ -256,13 +261,18 @@ async fn next(body: &mut UpstreamBody, silence: Duration) -> Result<Option<Bytes
 }
 
 /// Reads up to the first data frame and hands the stream over to the reader. Comments that come before it are handed
-/// over at once where the answer has begun already, else with that frame; each is a sign of life.
+/// over at once where the answer has begun already, else with that frame; each is a sign of life, which bytes that never
+/// become a line are not.
 async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
+    let (mut deadline, mut frames) = (kit.clock.now() + patience.first_byte, 0);
     loop {
-        let chunk = next(&mut body, patience.first_byte).await?;
+        let chunk = next(&mut body, deadline).await?;
         let ended = chunk.is_none();
         let mut state = shared.borrow_mut();
         let seen = state.read(chunk);
+        if seen.frames > frames {
+            (deadline, frames) = (kit.clock.now() + patience.first_byte, seen.frames);
+        }
         if seen.data_frames > 0 {
             state.hand_over_to_reader(Phase::Relaying(body));
             if let Some(ticket) = state.ticket() {
@@ -290,7 +300,7 @@ async fn whole_answer(
 ) -> Result<(), Refusal> {
     let nonsense = || Refusal::new(Reason::Nonsense, Again::Elsewhere);
     let mut whole = Bytes::new();
-    while let Some(chunk) = next(&mut body, patience.gap).await? {
+    while let Some(chunk) = next(&mut body, kit.clock.now() + patience.gap).await? {
         if whole.len() + chunk.len() > kit.config.max_answer_bytes {
             return Err(nonsense());
         }

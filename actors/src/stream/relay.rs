@@ -85,7 +85,7 @@ pub(super) struct State {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
     pub(super) sent_bytes: u64,
-    /// Since when the reader has been waiting for the provider; `None` while it is busy with what came.
+    /// Since when the reader has been waiting for a frame; `None` while it is busy with what came.
     silent_since: Option<Instant>,
     last_sent: Instant,
     opened: Instant,
@@ -282,8 +282,11 @@ impl State {
             }
             match body.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.silent_since = None;
-                    self.read(Some(chunk));
+                    let before = self.scanner.watched().frames;
+                    // Bytes of a frame that never becomes whole are no sign of life.
+                    if self.read(Some(chunk)).frames > before {
+                        self.silent_since = None;
+                    }
                 }
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.read(None);
