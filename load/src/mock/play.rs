@@ -220,10 +220,15 @@ impl<'a> Player<'a> {
     /// Sends a single line without an end.
     async fn flood(&mut self, bytes: usize) -> Played {
         self.pending.extend_from_slice(HEAD);
-        let line: Vec<u8> = b"data: ".iter().copied().chain(std::iter::repeat_n(b'x', bytes)).collect();
-        for chunk in line.chunks(FLOOD_CHUNK) {
+        self.pending.extend_from_slice(b"6\r\ndata: \r\n");
+        let filling = [b'x'; FLOOD_CHUNK];
+        let mut left = bytes;
+        while left > 0 {
+            let chunk = filling.get(..left).unwrap_or(&filling);
+            left -= chunk.len();
             self.pending.extend(format!("{:x}\r\n", chunk.len()).bytes());
-            self.pending.extend(chunk.iter().chain(b"\r\n"));
+            self.pending.extend_from_slice(chunk);
+            self.pending.extend_from_slice(b"\r\n");
             self.flush().await?;
         }
         let after = self.end().await?;

@@ -22,11 +22,11 @@ fn mock() -> MockProvider {
     MockProvider::start(Options::default()).unwrap()
 }
 
-/// Starts streams and reads the first two frames of each.
-async fn begin(client: &Client, count: usize) -> Vec<Response> {
+/// Starts streams of a model that is held, and reads the first two frames of each.
+async fn begin(client: &Client, model: &str, count: usize) -> Vec<Response> {
     let mut streams = Vec::new();
     for number in 0..count {
-        let mut response = stream(client, &chat(HELD, &format!("held-{number}"))).await;
+        let mut response = stream(client, &chat(model, &format!("held-{number}"))).await;
         assert_eq!(response.status, 200);
         for _ in 0..2 {
             while response.frame().await.unwrap().unwrap().is_comment() {}
@@ -62,7 +62,7 @@ fn running_streams_finish(database: Database) {
     let mut service = world.serve();
     let client = service.client(&world, "ann");
     run(async {
-        let streams = begin(&client, 3).await;
+        let streams = begin(&client, HELD, 3).await;
         service.process.signal("TERM");
         service.process.stderr.wait_for("draining");
         new_requests_are_refused(&client).await;
@@ -99,7 +99,7 @@ fn after_the_grace_a_stream_ends_with_an_error_frame_and_is_booked() {
     let service = world.serve();
     let client = service.client(&world, "ann");
     run(async {
-        let streams = begin(&client, 2).await;
+        let streams = begin(&client, HELD, 2).await;
         service.process.signal("TERM");
         for mut response in streams {
             let rest = response.frames().await.unwrap();
@@ -112,6 +112,42 @@ fn after_the_grace_a_stream_ends_with_an_error_frame_and_is_booked() {
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(world.json(&["ledger", "verify"])["postings"], 2);
     assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 2);
+}
+
+#[test]
+fn of_200_streams_those_finish_that_can_and_the_others_are_told() {
+    const SLOW: &str = "mock/slow+frames-5+prompt-3+completion-5+hold-after-2";
+    const STREAMS: usize = 200;
+    let mock = mock();
+    let world = world(Database::Postgres, &mock).env("HNE__SHUTDOWN__GRACE", "3s");
+    let mut service = world.serve();
+    let client = service.client(&world, "ann");
+    let (done, told) = run(async {
+        let mut finishing = begin(&client, HELD, STREAMS * 3 / 4).await;
+        let stuck = begin(&client, SLOW, STREAMS / 4).await;
+        service.process.signal("TERM");
+        service.process.stderr.wait_for("accept thread stopped");
+        mock.release(HELD);
+        let mut done = 0;
+        for response in &mut finishing {
+            done += usize::from(response.frames().await.unwrap().last().unwrap().is_done());
+        }
+        let mut told = 0;
+        for mut response in stuck {
+            let rest = response.frames().await.unwrap();
+            told += usize::from(rest.last().unwrap().error().unwrap()["code"] == "draining");
+        }
+        (done, told)
+    });
+    assert_eq!((done, told), (STREAMS * 3 / 4, STREAMS / 4));
+    let drained = service.process.finish();
+    assert_eq!(drained.code, 0, "{drained:?}");
+    let books = world.json(&["ledger", "verify"]);
+    assert_eq!((&books["postings"], &books["drift"]), (&STREAMS.into(), &0.into()));
+    let usage = world.json(&["usage", "show", "ann"]);
+    let requests = &usage["classes"][0]["requests"];
+    assert_eq!((&requests["used"], &requests["reserved"]), (&STREAMS.into(), &0.into()));
+    println!("{done} of {STREAMS} streams finished within the grace, {told} were told; {books}");
 }
 
 #[test]

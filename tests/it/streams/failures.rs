@@ -4,7 +4,7 @@ use hne_load::mock::Entry;
 use serde_json::{Value, json};
 
 use super::{Charge, caller, charges, last_error};
-use crate::harness::app::{Database, TestApp, chat, complete, run, stream};
+use crate::harness::app::{DEADLINE, Database, TestApp, chat, complete, run, stream};
 
 /// What mock errors have in their bodies.
 const DETAIL: &str = "mock-provider-detail";
@@ -65,6 +65,21 @@ fn a_stream_that_fails_before_its_first_frame_costs_nothing() {
 #[test]
 fn an_answer_that_fails_costs_nothing() {
     failures(false);
+}
+
+#[test]
+fn of_a_line_without_end_no_more_is_read_than_a_frame_may_have() {
+    let app = TestApp::on(Database::Sqlite).env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
+    let mut body = chat("mock/chat+flood-1000000000", "endless");
+    body["stream"] = true.into();
+    run(async {
+        let asked = hne_load::clock::now();
+        assert_eq!(complete(&caller(&app, "ann"), &body).await.status, 502);
+        // A gigabyte would take longer, and its place in memory.
+        assert!(asked.elapsed() < std::time::Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(app.mock.wait_for_end("endless", DEADLINE).await.unwrap().peer_closed_at.is_some());
+    });
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::nothing("provider_error")]);
 }
 
 #[test]
