@@ -17,7 +17,11 @@ use actors::{
     testing::{FakeLedger, ManualClock},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
+use futures_util::future::join_all;
 use uuid::Uuid;
+
+/// As many as a busy worker finds ready in one turn of its loop.
+const AT_ONCE: usize = 16;
 
 const OWNER: Owner = Owner { store: Uuid::from_u128(1), instance: Uuid::from_u128(2) };
 
@@ -128,6 +132,18 @@ fn admission(criterion: &mut Criterion) {
                 let began = std::time::Instant::now();
                 for _ in 0..requests {
                     serve(&gate, &plan, &wish).await;
+                }
+                began.elapsed()
+            })
+        });
+    });
+    group.throughput(criterion::Throughput::Elements(AT_ONCE as u64));
+    group.bench_function("the same, 16 requests at once", |bench| {
+        bench.iter_custom(|rounds| {
+            system.block_on(async {
+                let began = std::time::Instant::now();
+                for _ in 0..rounds {
+                    join_all((0..AT_ONCE).map(|_| serve(&gate, &plan, &wish))).await;
                 }
                 began.elapsed()
             })
