@@ -19,8 +19,8 @@ const TERMINATOR: &[u8] = b"0\r\n\r\n";
 pub(super) const ZIPPED: &[u8] = include_bytes!("zipped.gz");
 /// Without gaps, the mock looks at the peer and at its other connections once in so many frames.
 const BREATH: usize = 32;
-/// Size of a flood's chunks.
-const FLOOD_CHUNK: usize = 16 << 10;
+/// A chunk of a flood.
+const FLOOD: &[u8] = &[b'x'; 16 << 10];
 
 /// What becomes of the connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,10 +221,9 @@ impl<'a> Player<'a> {
     async fn flood(&mut self, bytes: usize) -> Played {
         self.pending.extend_from_slice(HEAD);
         self.pending.extend_from_slice(b"6\r\ndata: \r\n");
-        let filling = [b'x'; FLOOD_CHUNK];
         let mut left = bytes;
         while left > 0 {
-            let chunk = filling.get(..left).unwrap_or(&filling);
+            let chunk = FLOOD.get(..left).unwrap_or(FLOOD);
             left -= chunk.len();
             self.pending.extend(format!("{:x}\r\n", chunk.len()).bytes());
             self.pending.extend_from_slice(chunk);

@@ -7,7 +7,6 @@ use actors::{
     ports::{ApplyError, Batch, LedgerStore, StoreError},
 };
 use futures_util::future::{join_all, try_join_all};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::world::{NOON, World, account, amounts, applied, batch, day, month, on_both, posting, step, used};
@@ -22,7 +21,6 @@ on_both!(
     of_two_tries_at_once_one_applies,
     an_abandoned_apply_runs_to_its_end,
     verification_finds_an_injected_drift,
-    throughput,
 );
 
 fn at(day_of_month: i64, seconds: i64) -> Timestamp {
@@ -195,26 +193,4 @@ async fn verification_finds_an_injected_drift(world: &World) {
             ("basic", amounts(1, 10, 20, 300)),
         ]
     );
-}
-
-/// Printed, not asserted: `cargo test --release … throughput -- --nocapture`.
-async fn throughput(world: &World) {
-    const BATCHES: u64 = 10;
-    const SIZE: u64 = 5000;
-    let store = world.store().await;
-    let journal = Uuid::new_v4();
-    let user = |i: u64| i64::try_from(i * 7919 % 2000).unwrap();
-    let batches: Vec<_> = (0..BATCHES)
-        .map(|n| {
-            let postings = (0..SIZE).map(|i| posting(user(n * SIZE + i), 1, NOON, amounts(1, 10, 20, 300))).collect();
-            Arc::new(batch(journal, n * SIZE, postings))
-        })
-        .collect();
-    let started = Instant::now();
-    for batch in batches {
-        store.apply(batch).await.unwrap();
-    }
-    let rate = (BATCHES * SIZE) as f64 / started.elapsed().as_secs_f64();
-    println!("{}: {rate:.0} postings/s", world.url.split(':').next().unwrap());
-    assert_eq!(store.verify_ledger().await.unwrap().drift, 0);
 }
