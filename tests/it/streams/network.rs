@@ -298,3 +298,37 @@ fn how_soon_a_vanished_client_is_left_can_be_configured() {
         TestApp::on(Database::Sqlite).env("HNE__SERVER__WRITE_TIMEOUT", "1s").env("HNE__STREAM__KEEPALIVE", "500ms");
     vanish(app, DEADLINE.min(Duration::from_secs(5)));
 }
+
+/// Clients that ask for more than the kernel holds and don't read it are cut off after the write deadline, and nobody
+/// else notices.
+#[test]
+fn clients_that_never_read_are_left_and_cost_others_nothing() {
+    const STUCK: usize = 20;
+    let deadline = Duration::from_secs(2);
+    let app = TestApp::on(Database::Sqlite).env("HNE__SERVER__WRITE_TIMEOUT", "2s").start();
+    let (pace, calm) = ("mock/chat+frames-40+gap-20ms", Duration::from_millis(20 * 39));
+    run(async {
+        let mut stuck = Vec::new();
+        let began = clock::now();
+        for number in 0..STUCK {
+            let client = caller(&app, "stuck").receive_buffer(4_096);
+            let body = chat("mock/chat+frames-20000+bytes-1000", &format!("stuck-{number}"));
+            stuck.push(stream(&client, &body).await);
+        }
+        let asked = clock::now();
+        let seen = ask(&caller(&app, "calm"), &chat(pace, "calm")).await;
+        let took = asked.elapsed();
+        assert!(seen.frames.last().unwrap().is_done());
+        assert!(took < calm + Duration::from_millis(500), "{took:?} beside {STUCK} clients that don't read");
+        for number in 0..STUCK {
+            let entry = app.mock.wait_for_end(&format!("stuck-{number}"), DEADLINE).await.unwrap();
+            assert_eq!(entry.ending, Ending::ClientGone);
+        }
+        let all = began.elapsed();
+        println!("{STUCK} clients that never read were left within {all:?}; beside them 780 ms took {took:?}");
+        assert!(all < deadline * 3, "{all:?}");
+        drop(stuck);
+    });
+    let rows = app.wait_for_postings(STUCK + 1);
+    assert_eq!(rows.iter().filter(|row| row.outcome() == "client_gone").count(), STUCK);
+}
