@@ -18,7 +18,8 @@
 //! What counts as reserved for I5, beside what runs: what is on its way back to the store, what was lent in an exchange
 //! whose answer was lost, and for the 2 s that a recall counts what was lent to an instance that has died since, or whose return was refused.
 //! After an exchange that was refused when an answer to it was lost, memory may know of less than is leased, until
-//! nothing runs; and by what an operator writes off of a living process, the limit may be passed.
+//! nothing runs; and by what an operator writes off of a living process, and what that is lent until it learns of it, the
+//! limit may be passed (`ledger write-off` refuses one whose heartbeat is younger than 10 minutes).
 //!
 //! Not covered: tokens and cost, several windows, limits that change, restored databases, copied data folders, damaged
 //! journals. The store lends more at once here than it does in truth (a half of what remains), so that leases of a small

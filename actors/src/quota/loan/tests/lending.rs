@@ -179,8 +179,10 @@ impl World {
         } else {
             self.instances[at].prepare(at, bounds);
         }
-        if let Some(held) = &mut self.instances[at].held {
-            held.unanswered();
+        let instance = &mut self.instances[at];
+        match &mut instance.held {
+            Some(held) => held.unanswered(),
+            None => instance.unheard |= made,
         }
         true
     }
@@ -207,7 +209,7 @@ impl World {
         let Some(Exchange { ask, epoch, waiters, left, answer, full }) = instance.exchange.take() else {
             return Ok(false);
         };
-        instance.full = full;
+        (instance.full, instance.unheard) = (full, false);
         if instance.held.is_none() && ask.give_back.requests == ALL {
             return Ok(true);
         }
@@ -277,6 +279,8 @@ impl World {
     pub(super) fn forget(&mut self, at: usize) -> bool {
         let instance = &mut self.instances[at];
         instance.forgets = false;
+        // What it was lent meanwhile is forgotten, too: its requests settle without it.
+        self.written_off += self.store.leases[at].leased;
         instance.stale = instance.running;
         if let Some(held) = &mut instance.held {
             held.forget();

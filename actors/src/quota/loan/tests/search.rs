@@ -83,6 +83,7 @@ fn encode_instance(instance: &Instance, row: &Row, key: &mut Vec<u8>) {
         instance.leaks,
         instance.excused,
         instance.forgets,
+        instance.unheard,
     ];
     key.extend(flags.map(u8::from));
     key.extend([instance.running, instance.stale, instance.told, instance.recalled].map(small));

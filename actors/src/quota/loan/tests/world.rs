@@ -127,6 +127,8 @@ pub(super) struct Instance {
     pub(super) excused: bool,
     /// Its leases were written off, and it doesn't know.
     pub(super) forgets: bool,
+    /// It was lent something that it has never heard of, before it knew the account.
+    pub(super) unheard: bool,
 }
 
 impl Instance {
@@ -152,6 +154,7 @@ impl Instance {
             leaks: false,
             excused: false,
             forgets: false,
+            unheard: false,
         }
     }
 
@@ -183,7 +186,7 @@ pub(super) struct World {
     pub(super) left: Budget,
     /// Rows that there must be in the end.
     pub(super) due: u8,
-    /// What was written off: by so much a limit may be passed.
+    /// What was written off, and lent until the instance learned of it: by so much a limit may be passed.
     pub(super) written_off: i64,
     /// Requests of which the client was told the end.
     pub(super) told: i64,
@@ -238,7 +241,8 @@ impl World {
             let lost = uncertain
                 .and_then(|held| held.loan.pending)
                 .map_or(0, |ask| if ask.exchange == row.exchange { row.granted } else { ask.give_back.requests });
-            i64::try_from(open).unwrap() + instance.pending().0 + under_way + returns + lost
+            let unheard = if instance.unheard { row.granted } else { 0 };
+            i64::try_from(open).unwrap() + instance.pending().0 + under_way + returns + lost + unheard
         };
         self.store.used + self.instances.iter().zip(&self.store.leases).map(of).sum::<i64>()
     }
