@@ -9,5 +9,6 @@ mod nginx;
 mod owner;
 mod replica;
 mod start;
+mod stuck;
 mod tls;
 pub(crate) mod world;

@@ -210,8 +210,9 @@ impl State {
             return None;
         }
         let mut next = now + patience.map_or(keepalive, |patience| patience.gap.min(keepalive));
-        if self.stream && self.committed {
-            if self.ready.is_empty() && now.saturating_duration_since(self.last_sent) >= keepalive {
+        // A reader that hasn't taken what is ready is busy, and needs no comment.
+        if self.stream && self.committed && self.ready.is_empty() {
+            if now.saturating_duration_since(self.last_sent) >= keepalive {
                 self.ready.push_back(KEEPALIVE);
                 self.last_sent = now;
                 self.wake();
