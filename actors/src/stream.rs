@@ -17,6 +17,7 @@ mod opening;
 mod provider;
 mod reader;
 mod recent;
+mod refusal;
 mod relay;
 pub mod sse;
 mod ticket;

@@ -103,6 +103,11 @@ impl Breaker {
         Some(Pass { turns: self.turns })
     }
 
+    /// Returns how often it has turned: what is to be told with an answer that breaks off later.
+    pub(super) fn turns(&self) -> u64 {
+        self.turns
+    }
+
     /// The provider answered.
     pub(super) fn answered(&mut self, pass: &Pass, now: Instant) -> Option<Turn> {
         if pass.turns != self.turns {
@@ -132,9 +137,10 @@ impl Breaker {
         }
     }
 
-    /// The provider broke off an answer that had begun, and that was counted as an attempt when it did.
-    pub(super) fn broke_off(&mut self, now: Instant) -> Option<Turn> {
-        if self.place == Place::Closed { self.count_failure(now, 0) } else { None }
+    /// The provider broke off an answer that had begun, after so many turns, and that was counted as an attempt then.
+    pub(super) fn broke_off(&mut self, turns: u64, now: Instant) -> Option<Turn> {
+        let as_it_was = self.place == Place::Closed && turns == self.turns;
+        if as_it_was { self.count_failure(now, 0) } else { None }
     }
 
     /// The attempt came to neither.

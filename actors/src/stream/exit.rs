@@ -46,10 +46,10 @@ impl State {
         let Some(ticket) = self.ticket.take() else { return true };
         let seen = self.answer.as_ref().unwrap_or(self.scanner.watched());
         self.metrics.stream_closed(seen.frames, self.sent_bytes);
-        if let Some(health) = self.answering.take()
+        if let Some(answering) = self.answering.take()
             && matches!(outcome, Outcome::ProviderError | Outcome::Deadline)
         {
-            health.broke_off(Failure::new(code.unwrap_or(ErrorCode::ProviderError)), self.clock.now());
+            answering.broke_off(Failure::new(code.unwrap_or(ErrorCode::ProviderError)), self.clock.now());
         }
         match ticket.settle(outcome, code, seen, self.clock.wall()) {
             Ok(receipt) => {

@@ -19,6 +19,7 @@ use futures_util::{Stream, StreamExt};
 
 use super::{
     Failure, Job, Kit, completion_ceiling,
+    refusal::{Again, Refusal},
     relay::{Phase, Shared},
     sse::{Options, Scanner, Watched},
     usage::{believable_tokens, estimate_prompt, read_answer},
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     domain::{ErrorCode, Model, Outcome},
     metrics::Failure as Reason,
-    ports::{Patience, UpstreamBody, UpstreamError, UpstreamRequest, UpstreamResponse},
+    ports::{Patience, UpstreamBody, UpstreamRequest},
     quota::{Ask, Wish},
 };
 
@@ -34,61 +35,6 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest that a provider's `retry-after` is waited for; where it says more, the fallback is asked instead.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// What may be tried after a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// The request itself is at fault.
-    No,
-    /// Another provider may serve it.
-    Elsewhere,
-    /// The same provider may serve it, too.
-    Here,
-}
-
-struct Refusal {
-    failure: Failure,
-    again: Again,
-    reason: Reason,
-}
-
-impl Refusal {
-    fn new(reason: Reason, again: Again) -> Self {
-        let code = match reason {
-            Reason::Timeout => ErrorCode::ProviderTimeout,
-            Reason::RateLimited => ErrorCode::ProviderOverloaded,
-            _ => ErrorCode::ProviderError,
-        };
-        Self { failure: Failure::new(code), again, reason }
-    }
-
-    /// Of a model whose breaker is open.
-    fn spared(failure: Failure) -> Self {
-        Self { failure, again: Again::Elsewhere, reason: Reason::BreakerOpen }
-    }
-
-    /// Says whether the provider failed. Statuses that are no reason to ask it again tell nothing of how it fares.
-    fn is_failure(&self) -> bool {
-        match self.again {
-            Again::Here => true,
-            Again::Elsewhere => self.reason != Reason::Status,
-            Again::No => false,
-        }
-    }
-
-    fn of_status(response: &UpstreamResponse) -> Self {
-        let (reason, again) = match response.status {
-            429 => (Reason::RateLimited, Again::Here),
-            408 | 500..=599 => (Reason::Status, Again::Here),
-            401..=404 => (Reason::Status, Again::Elsewhere),
-            _ => (Reason::Status, Again::No),
-        };
-        let mut refusal = Self::new(reason, again);
-        refusal.failure.provider_status = Some(response.status);
-        refusal.failure.retry_after = response.retry_after;
-        refusal
-    }
-}
 
 impl Job {
     /// Returns how this model's answer is read.
@@ -98,17 +44,6 @@ impl Job {
             max_frame_bytes: kit.config.max_frame_bytes,
             max_tokens: believable_tokens(model.context, choices),
             sdk_safe: self.sdk_safe,
-        }
-    }
-}
-
-impl From<UpstreamError> for Refusal {
-    fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Connect => Self::new(Reason::Connect, Again::Here),
-            UpstreamError::Broken => Self::new(Reason::Broken, Again::Here),
-            UpstreamError::ConnectTimeout => Self::new(Reason::Timeout, Again::Elsewhere),
-            UpstreamError::Unreadable | UpstreamError::Unknown => Self::new(Reason::Nonsense, Again::Elsewhere),
         }
     }
 }
@@ -284,9 +219,11 @@ async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shar
             return Err(Refusal::new(Reason::Nonsense, Again::Elsewhere));
         }
         // An error in the place of the first frame, or a stream that is over before it began: nothing was answered.
-        if ended || seen.failed || seen.done {
-            let reason = if seen.failed { Reason::ErrorFrame } else { Reason::Broken };
-            return Err(Refusal::new(reason, Again::Here));
+        if seen.failed {
+            return Err(Refusal::of_error(&state.take_pieces()));
+        }
+        if ended || seen.done {
+            return Err(Refusal::new(Reason::Broken, Again::Here));
         }
         state.pass_comments(kit.config.buffer_bytes);
     }
@@ -308,7 +245,7 @@ async fn whole_answer(
     }
     let answer = read_answer(&whole, job.options(kit, model).max_tokens).ok_or_else(nonsense)?;
     if answer.error || answer.choices == 0 {
-        return Err(Refusal::new(Reason::ErrorFrame, Again::Here));
+        return Err(Refusal::of_error(&whole));
     }
     let mut state = shared.borrow_mut();
     state.answer = Some(Watched {

@@ -141,13 +141,6 @@ impl Health {
         Failure { retry_after: failure.retry_after.map(left), ..failure }
     }
 
-    /// An answer that had begun broke off.
-    pub(super) fn broke_off(&self, failure: Failure, now: Instant) {
-        self.last.set(Some((failure, now)));
-        let turn = self.breaker.borrow_mut().broke_off(now);
-        self.turned(turn);
-    }
-
     fn turned(&self, turn: Option<Turn>) {
         let (provider, model) = (&*self.provider, &*self.model);
         match turn {
@@ -182,10 +175,11 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// The first frame, or the whole answer, is here. Returns whom to blame if it breaks off.
-    pub(super) fn answered(self, now: Instant) -> Rc<Health> {
+    pub(super) fn answered(self, now: Instant) -> Answering {
         let turn = self.health.breaker.borrow_mut().answered(&self.pass, now);
         self.health.turned(turn);
-        Rc::clone(&self.health)
+        let turns = self.health.breaker.borrow().turns();
+        Answering { health: Rc::clone(&self.health), turns }
     }
 
     /// The provider failed.
@@ -200,6 +194,22 @@ impl Drop for Attempt {
     /// Frees its place among the probes; one that was answered or has failed holds none any more.
     fn drop(&mut self) {
         self.health.breaker.borrow_mut().released(&self.pass);
+    }
+}
+
+/// An answer that has begun.
+pub(super) struct Answering {
+    health: Rc<Health>,
+    /// How often the breaker had turned by then.
+    turns: u64,
+}
+
+impl Answering {
+    /// It broke off.
+    pub(super) fn broke_off(&self, failure: Failure, now: Instant) {
+        self.health.last.set(Some((failure, now)));
+        let turn = self.health.breaker.borrow_mut().broke_off(self.turns, now);
+        self.health.turned(turn);
     }
 }
 

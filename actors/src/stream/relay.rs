@@ -24,7 +24,7 @@ use futures_util::{StreamExt, stream};
 use super::{
     Failure, Job, Kit,
     exit::{More, Syncing},
-    provider::Health,
+    provider::Answering,
     sse::{Piece, PieceKind, Rest, Scanner, Watched},
     ticket::Ticket,
 };
@@ -71,7 +71,7 @@ pub(super) struct State {
     /// How patient to be with the provider that answers.
     pub(super) patience: Option<Patience>,
     /// Whom to blame if the answer that has begun breaks off.
-    pub(super) answering: Option<Rc<Health>>,
+    pub(super) answering: Option<Answering>,
     stream: bool,
     wants_usage: bool,
     /// Whether the client has the head of its answer.
@@ -170,6 +170,11 @@ impl State {
             }
         }
         *self.scanner.watched()
+    }
+
+    /// Takes out the bytes of what came and wasn't handed over.
+    pub(super) fn take_pieces(&mut self) -> Vec<u8> {
+        self.pieces.drain(..).flat_map(|piece| piece.bytes).collect()
     }
 
     /// Says whether a frame was too long.

@@ -166,15 +166,29 @@ fn what_was_let_through_before_it_opened_changes_nothing() {
 fn answers_that_break_off_are_failures() {
     let mut world = World::new(RULES);
     world.answer(40);
-    let broken: Vec<_> = (0..20).map(|_| world.breaker.broke_off(world.now)).collect();
+    let broken: Vec<_> = (0..20).map(|_| world.breaker.broke_off(0, world.now)).collect();
     assert_eq!((broken[18], broken[19]), (None, Some(Turn::Opened)), "20 of 40");
-    assert_eq!(world.breaker.broke_off(world.now), None, "it is open already");
+    assert_eq!(world.breaker.broke_off(0, world.now), None, "it is open already");
 
     let mut world = World::new(RULES);
     world.answer(20);
     world.wait(30_000);
-    let broken: Vec<_> = (0..20).map(|_| world.breaker.broke_off(world.now)).collect();
+    let broken: Vec<_> = (0..20).map(|_| world.breaker.broke_off(0, world.now)).collect();
     assert_eq!((broken[18], broken[19]), (None, Some(Turn::Opened)), "20 of 20 that began long ago");
+}
+
+#[test]
+fn answers_that_began_before_it_turned_tell_nothing_of_now() {
+    let mut world = World::new(RULES);
+    world.answer(100);
+    let before = world.breaker.turns();
+    assert_eq!(world.fail(100).last(), Some(&Some(Turn::Opened)));
+    world.wait(5_000);
+    let probe = world.admit().unwrap();
+    assert_eq!(world.breaker.answered(&probe, world.now), Some(Turn::Closed));
+    world.answer(20);
+    assert!((0..200).all(|_| world.breaker.broke_off(before, world.now).is_none()));
+    assert!(!world.breaker.is_open());
 }
 
 #[test]

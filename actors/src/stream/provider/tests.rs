@@ -72,11 +72,12 @@ fn each_model_has_a_breaker_of_its_own_and_a_dropped_probe_frees_its_place() {
     for _ in 0..100 {
         drop(world.health("m").admit(world.clock.now()).unwrap());
     }
-    let health = world.health("m").admit(world.clock.now()).unwrap().answered(world.clock.now());
+    let health = world.health("m");
+    let answering = health.admit(world.clock.now()).unwrap().answered(world.clock.now());
     assert_eq!(world.open_breakers(), "0");
-    health.broke_off(Failure::new(ErrorCode::ProviderError), world.clock.now());
+    answering.broke_off(Failure::new(ErrorCode::ProviderError), world.clock.now());
     assert!(health.permits(world.clock.now()), "a single one");
-    health.broke_off(Failure::new(ErrorCode::ProviderTimeout), world.clock.now());
+    answering.broke_off(Failure::new(ErrorCode::ProviderTimeout), world.clock.now());
     assert!(!health.permits(world.clock.now()));
     assert_eq!(health.last_failure(world.clock.now()).code, ErrorCode::ProviderTimeout);
 }
