@@ -90,6 +90,7 @@ pub struct Gateway {
     server: ServerHandle,
     gate: Arc<Gate>,
     slots: Arc<Slots>,
+    repeats: Arc<Repeats>,
     shutdown: watch::Sender<bool>,
     ledger: LedgerHandle,
     arbiters: Vec<Arbiter>,
@@ -125,6 +126,7 @@ impl Gateway {
 
         let listener = listener::listen(&config.server)?;
         let address = listener.local_addr()?;
+        let repeats = Repeats::new(config.stream.replay_bytes);
         let slots = Slots::new(config.server.admission(listener::open_files()).streams);
         let config = Arc::new(config);
         let mut engine = Engine { config: &config, store: &store, cache: &cache, clock: &clock, arbiters: Vec::new() };
@@ -155,7 +157,7 @@ impl Gateway {
             stats,
             metrics,
             clock,
-            repeats: Repeats::new(config.stream.replay_bytes),
+            repeats: Arc::clone(&repeats),
             slots: Arc::clone(&slots),
             gate: Arc::clone(&gate),
             shutdown: grace_over,
@@ -172,6 +174,7 @@ impl Gateway {
             server: server.handle(),
             gate,
             slots,
+            repeats,
             shutdown,
             ledger,
             arbiters,
@@ -221,7 +224,11 @@ impl Gateway {
         self.gate.close();
         tracing::info!(running = self.slots.taken(), "draining");
         tokio::time::sleep(times.delay).await;
-        let stopped = self.server.stop(true);
+        let stopped = async {
+            // A worker goes when its own clients have gone, and what others read there would go with it.
+            self.repeats.idle().await;
+            self.server.stop(true).await;
+        };
         let mut grace_over = std::pin::pin!(tokio::time::sleep(times.grace));
         let mut stopped = std::pin::pin!(stopped);
         tokio::select! {

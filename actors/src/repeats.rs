@@ -2,16 +2,20 @@
 //!
 //! A client that sends an `Idempotency-Key` may send its request again, because it has heard nothing for too long. While
 //! the first one runs, the repeat joins it, on whatever worker it arrives: each gets the whole answer, the provider is
-//! asked once and the user is charged once. A finished answer is not kept: the same request is a new one then.
+//! asked once and the user is charged once. A finished answer is not kept: the same request is a new one then. So is one
+//! whose only client has closed its connection before it asks again, since that cancels the first.
 //!
 //! Invariants:
-//! - For a caller and a key at most one request is on its way to a provider or answered by one.
+//! - For a caller and a key at most one request is answered to anybody.
 //! - The answer goes on while anybody reads it, at the pace of the fastest; when the last reader leaves, the client has
 //!   left, and the provider's connection is closed.
-//! - Whoever holds a [`Place`] answers or gives it up. What waits for a place that was given up enters again.
+//! - Whoever holds a [`Place`] answers or gives it up. What waits for a place that was given up before anything was
+//!   admitted enters again.
+//! - An answer is made on the worker of the first. So a drain lets no worker go before [`Repeats::idle`].
 //!
-//! Limits: an entry for each request that runs; `[stream] replay_bytes` of frames in all, and one item of each answer
-//! above it. What doesn't fit is not kept: who needed it is told that the service is overloaded.
+//! Limits: an entry for each request that runs; eight readers of an answer, since a repeat passes no limit of its caller's;
+//! `[stream] replay_bytes` of frames in all, an eighth of it for one answer, and one item of each above it. What doesn't
+//! fit is not kept: who needed it is told that the service is overloaded.
 
 mod answer;
 #[cfg(test)]
@@ -34,6 +38,7 @@ use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, WrapFuture};
 use bytes::Bytes;
 use futures_util::Stream;
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use crate::{
     domain::{Timings, UserKey},
@@ -93,6 +98,8 @@ type Key = (UserKey, IdempotencyKey);
 #[derive(Debug)]
 pub struct Repeats {
     running: Mutex<HashMap<Key, Arc<Answer>>>,
+    /// Told when the last one is over.
+    idle: Notify,
     room: Arc<Room>,
 }
 
@@ -104,6 +111,11 @@ struct Room {
 }
 
 impl Room {
+    /// Returns how much of it one answer may take.
+    fn share(&self) -> usize {
+        self.most / 8
+    }
+
     /// Takes room for so many bytes, if there is as much.
     fn take(&self, bytes: usize) -> bool {
         let fits = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= self.most);
@@ -131,13 +143,16 @@ pub enum Entered {
     Mismatch,
     /// A repeat of one of which too much was answered to keep it.
     TooLate,
+    /// A repeat of one that has been repeated too often.
+    TooMany,
 }
 
 impl Repeats {
     /// Keeps at most so many bytes of frames.
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { running: Mutex::default(), room: Arc::new(Room { most, taken: AtomicUsize::new(0) }) })
+        let room = Arc::new(Room { most, taken: AtomicUsize::new(0) });
+        Arc::new(Self { running: Mutex::default(), idle: Notify::new(), room })
     }
 
     /// Says what a caller's request is, and makes it the first where none runs.
@@ -150,6 +165,7 @@ impl Repeats {
                 Joined::Reading(reader) => return Entered::Repeat(Reader { answer: Arc::clone(entry.get()), reader }),
                 Joined::Mismatch => return Entered::Mismatch,
                 Joined::TooLate => return Entered::TooLate,
+                Joined::TooMany => return Entered::TooMany,
                 Joined::Over => {}
             }
         }
@@ -165,7 +181,21 @@ impl Repeats {
         lock(&self.running).len()
     }
 
-    /// Returns how many bytes of frames are kept.
+    /// Waits until none runs.
+    ///
+    /// # Cancel safety
+    /// May be dropped.
+    pub async fn idle(&self) {
+        loop {
+            let told = self.idle.notified();
+            if self.running() == 0 {
+                return;
+            }
+            told.await;
+        }
+    }
+
+    /// Returns how many bytes of memory the frames that are kept take.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.room.taken.load(Ordering::Acquire)
@@ -187,15 +217,25 @@ impl Drop for Place {
         if running.get(&self.key).is_some_and(|answer| Arc::ptr_eq(answer, &self.answer)) {
             running.remove(&self.key);
         }
+        if running.is_empty() {
+            self.repeats.idle.notify_waiters();
+        }
     }
 }
 
 impl Place {
-    /// Answers with what the relay has to say, and returns the first reader of it. `commit_after` is the relay's.
+    /// Answers with what the relay has to say, and returns the first reader of it. `timings` is where the time has gone
+    /// until then; `commit_after` is the relay's.
     #[must_use]
-    pub fn serve(self, relay: Relay, commit_after: Option<Duration>, standing: Option<Standing>) -> Reader {
+    pub fn serve(
+        self,
+        relay: Relay,
+        commit_after: Option<Duration>,
+        timings: Timings,
+        standing: Option<Standing>,
+    ) -> Reader {
         let reader = Reader { reader: self.answer.serve(), answer: Arc::clone(&self.answer) };
-        Broadcast { serving: Some(Serving { place: self, relay, commit_after, standing }) }.start();
+        Broadcast { serving: Some(Serving { place: self, relay, commit_after, timings, standing }) }.start();
         reader
     }
 }
@@ -205,6 +245,7 @@ struct Serving {
     place: Place,
     relay: Relay,
     commit_after: Option<Duration>,
+    timings: Timings,
     standing: Option<Standing>,
 }
 
@@ -226,9 +267,8 @@ impl Actor for Broadcast {
 impl Serving {
     /// Ends with the answer, or when nobody reads it any more; then the relay is dropped, which is the client's leaving.
     async fn run(self) {
-        let Self { place, mut relay, commit_after, standing } = self;
+        let Self { place, mut relay, commit_after, mut timings, standing } = self;
         let answer = &place.answer;
-        let mut timings = Timings::default();
         let head = tokio::select! {
             head = relay.head(commit_after, &mut timings) => head,
             () = poll_fn(|cx| answer.poll_left(cx)) => return,

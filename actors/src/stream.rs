@@ -194,6 +194,15 @@ impl Actor for UpstreamStream {
     }
 }
 
+impl Drop for UpstreamStream {
+    /// Ends what is still running: without its actor nobody would look after its deadlines.
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.shared.try_borrow_mut() {
+            state.fail(Outcome::Interrupted, Failure::new(ErrorCode::InternalError));
+        }
+    }
+}
+
 /// Looks after deadlines and keep-alives until the stream has ended.
 async fn watch(kit: Rc<Kit>, shared: Shared) {
     let mut shutdown = kit.shutdown.clone();

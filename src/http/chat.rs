@@ -133,6 +133,7 @@ impl Call {
                     return refused(&ApiError::new(ErrorCode::IdempotencyMismatch), outcome).await;
                 }
                 Entered::TooLate => return refused(&ApiError::new(ErrorCode::Overloaded), outcome).await,
+                Entered::TooMany => return refused(&ApiError::of_rate(1), outcome).await,
             }
         }
     }
@@ -146,8 +147,9 @@ impl Call {
             }
         };
         let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
+        let timings = outcome.timings;
         let relay = self.open(admitted, outcome);
-        let mut reader: Reader = place.serve(relay, self.commit_after(&arrived), standing);
+        let mut reader: Reader = place.serve(relay, self.commit_after(&arrived), timings, standing);
         match reader.beginning().await {
             Some(beginning) => {
                 begin(&beginning, StreamBody { frames: reader, catalog, joined: None, _slot: arrived.slot })

@@ -121,13 +121,17 @@ impl ApiError {
         error
     }
 
+    /// Makes the 429 of somebody who may come again in so many seconds.
+    #[must_use]
+    pub fn of_rate(retry_after: u64) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(ErrorCode::RateLimitExceeded) }
+    }
+
     /// Makes the error of a refused reservation.
     #[must_use]
     pub fn of_quota(error: QuotaError, catalog: &Catalog) -> Self {
         match error {
-            QuotaError::RateLimited { retry_after } => {
-                Self { retry_after: Some(retry_after), ..Self::new(ErrorCode::RateLimitExceeded) }
-            }
+            QuotaError::RateLimited { retry_after } => Self::of_rate(retry_after),
             QuotaError::Exhausted(shortage) => Self::shortage(&shortage, catalog),
             QuotaError::Unavailable => Self::new(ErrorCode::QuotaUnavailable),
             QuotaError::BooksFull => Self::new(ErrorCode::LedgerUnavailable),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, stream::FusedStream};
 
 use super::{
     Failure,
@@ -99,6 +99,12 @@ impl Stream for Relay {
     /// Yields whole frames; an error is the last item.
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.shared.borrow_mut().poll_frames(cx)
+    }
+}
+
+impl FusedStream for Relay {
+    fn is_terminated(&self) -> bool {
+        self.shared.borrow().is_over()
     }
 }
 

@@ -227,6 +227,11 @@ impl State {
         Some([gap, total].into_iter().flatten().fold(next, Instant::min))
     }
 
+    /// Says whether all was handed over.
+    pub(super) fn is_over(&self) -> bool {
+        self.ticket.is_none() && self.ready.is_empty() && matches!(self.phase, Phase::Finishing(_) | Phase::Over)
+    }
+
     /// Takes a body that only lacks its end.
     pub(super) fn take_finishing(&mut self) -> Option<UpstreamBody> {
         match std::mem::replace(&mut self.phase, Phase::Over) {

@@ -9,7 +9,7 @@ use hne_load::{
 use serde_json::Value;
 
 use super::world::World;
-use crate::harness::app::{Database, chat, run, stream};
+use crate::harness::app::{Database, chat, post, run, stream};
 
 /// A model that stops after two frames until it is told to go on.
 const HELD: &str = "mock/held+frames-5+prompt-3+completion-5+hold-after-2";
@@ -148,6 +148,39 @@ fn of_200_streams_those_finish_that_can_and_the_others_are_told() {
     let requests = &usage["classes"][0]["requests"];
     assert_eq!((&requests["used"], &requests["reserved"]), (&STREAMS.into(), &0.into()));
     println!("{done} of {STREAMS} streams finished within the grace, {told} were told; {books}");
+}
+
+#[test]
+fn an_answer_that_was_begun_on_another_worker_is_finished() {
+    const PACED: &str = "mock/paced+frames-60+gap-50ms+prompt-3+completion-60";
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock).env("HNE__SERVER__WORKERS", "2");
+    let service = world.serve();
+    let client = service.client(&world, "ann");
+    let keyed = |key: usize| {
+        let body = chat(PACED, &format!("keyed-{key}"));
+        post("/api/hasNotEngine-optimized", &body).header("idempotency-key", &key.to_string())
+    };
+    run(async {
+        let mut repeats = Vec::new();
+        // Connections go to the workers in turn.
+        for key in 0..4 {
+            let mut first = client.send(&keyed(key)).await.unwrap();
+            first.frame().await.unwrap();
+            repeats.push(client.send(&keyed(key)).await.unwrap());
+            first.reset().unwrap();
+        }
+        service.process.signal("TERM");
+        for mut repeat in repeats {
+            let frames = repeat.frames().await.unwrap();
+            assert!(frames.last().unwrap().is_done(), "{:?}", frames.last());
+        }
+    });
+    let done = service.process.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(mock.totals().requests, 4);
+    assert_eq!(world.json(&["ledger", "verify"])["postings"], 4);
+    assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["tokens"]["completion_tokens"], 240);
 }
 
 #[test]

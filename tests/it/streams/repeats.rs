@@ -43,7 +43,7 @@ async fn wait_for_callers(app: &TestApp, count: u64) {
 
 #[test]
 fn repeats_on_any_worker_get_the_whole_answer_of_the_first() {
-    const REPEATS: usize = 12;
+    const REPEATS: usize = 7;
     let app = TestApp::start();
     let model = "mock/chat+frames-8+prompt-11+completion-7+hold-after-3";
     let body = chat(model, "again");
@@ -198,7 +198,7 @@ fn the_provider_is_left_when_the_last_reader_leaves() {
 #[test]
 fn a_reader_that_is_stuck_holds_up_nobody_else() {
     let app = TestApp::on(Database::Sqlite).start();
-    let (frames, bytes) = (2_000, 10_000);
+    let (frames, bytes) = (500, 10_000);
     let body = chat(&format!("mock/chat+frames-{frames}+bytes-{bytes}"), "stuck");
     run(async {
         let stuck = caller(&app, "ann").receive_buffer(4_096);
