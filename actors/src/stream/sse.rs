@@ -171,6 +171,9 @@ impl Scanner {
 
     /// Reads a frame that chunks had cut.
     fn tail_frame(&mut self, frame: Vec<u8>, lines: usize) -> Option<Piece> {
+        if self.reader.read_alike(&frame).is_some() {
+            return Some(Piece { kind: PieceKind::Frames, bytes: frame.into() });
+        }
         let place = self.without_mark(&frame, 0..frame.len());
         let (kind, changed) = self.read(&frame, &place, lines, &mut Marks::new())?;
         let bytes = changed.unwrap_or_else(|| Bytes::from(frame).slice(place));
@@ -284,6 +287,12 @@ impl Pieces<'_> {
             self.at += between.iter().take_while(|byte| matches!(byte, b'\n' | b'\r')).count();
         }
         let start = self.at;
+        if scanner.tail.is_empty()
+            && let Some(len) = self.chunk.get(start..).and_then(|rest| scanner.reader.read_alike(rest))
+        {
+            self.at += len;
+            return Ok(Some(Found::Slice(PieceKind::Frames, start..self.at)));
+        }
         let end = scanner.edge.find(&self.chunk, start);
         self.at = end.unwrap_or(self.chunk.len());
         if scanner.tail.len() + (self.at - start) > scanner.reader.options.max_frame_bytes {

@@ -6,7 +6,7 @@
 
 use std::{ops::Range, sync::LazyLock};
 
-use memchr::memmem::Finder;
+use memchr::{memchr2, memmem::Finder};
 
 use super::{Options, PieceKind, Watched};
 use crate::stream::usage;
@@ -111,32 +111,49 @@ struct Deltas {
 }
 
 /// The last frame that had no news, without its delta. The frames of a stream differ in their deltas only, as a rule: one
-/// that is equal around its delta has no news either, and needs no search. 95 ns a frame
-/// of 158 bytes instead of 168.
+/// that is equal around its delta has no news either, and needs no search, not even for its end: 60 ns a frame of 150 bytes
+/// instead of 94.
 #[derive(Debug, Default)]
 struct Template {
-    before: Vec<u8>,
-    after: Vec<u8>,
+    /// What stands around the delta, line ends included. Empty if there is no template.
+    around: Vec<u8>,
+    /// Where the delta was.
+    at: usize,
+}
+
+/// A frame that is equal around its delta.
+struct Alike {
+    /// How long it is.
+    len: usize,
+    /// Bytes of text in its delta.
+    text: u64,
 }
 
 impl Template {
     /// Longer ones are not kept.
     const MAX_BYTES: usize = 1024;
 
-    /// Returns the bytes of text in a frame that is equal around its delta.
-    fn text(&self, payload: &[u8]) -> Option<u64> {
-        let before = Some(self.before.as_slice()).filter(|before| !before.is_empty())?;
-        let delta = payload.strip_prefix(before).filter(|delta| delta.starts_with(b"{"))?;
-        let text = usage::text(delta);
-        (delta.get(text.object_len..)? == self.after.as_slice()).then_some(text.bytes)
+    /// Reads the frame at the start of `bytes`, if it is alike. What follows it is not looked at.
+    fn read(&self, bytes: &[u8]) -> Option<Alike> {
+        let (before, after) = self.around.split_at_checked(self.at).filter(|(before, _)| !before.is_empty())?;
+        let rest = bytes.strip_prefix(before)?;
+        let line = memchr2(b'\n', b'\r', rest)?;
+        let delta = usage::text(rest.get(..line).filter(|line| line.starts_with(b"{"))?);
+        let whole = rest.get(delta.object_len..)?.starts_with(after);
+        whole.then(|| Alike { len: self.around.len() + delta.object_len, text: delta.bytes })
     }
 
-    fn learn(&mut self, before: &[u8], after: &[u8]) {
-        self.before.clear();
-        self.after.clear();
-        if before.len() + after.len() <= Self::MAX_BYTES {
-            self.before.extend_from_slice(before);
-            self.after.extend_from_slice(after);
+    /// Remembers a frame that is one `data:` line. Where its end depends on what follows it, or its delta on where the
+    /// line ends, nothing is remembered.
+    fn learn(&mut self, frame: &[u8], delta: &Range<usize>) {
+        self.around.clear();
+        let (before, after) =
+            (frame.get(..delta.start).unwrap_or_default(), frame.get(delta.end..).unwrap_or_default());
+        let is_certain = !after.trim_ascii_start().is_empty() && !after.ends_with(b"\n\r");
+        if is_certain && before.len() + after.len() <= Self::MAX_BYTES {
+            self.around.extend_from_slice(before);
+            self.around.extend_from_slice(after);
+            self.at = before.len();
         }
     }
 }
@@ -165,6 +182,17 @@ impl Reader {
         Self { options, watched: Watched::default(), template: Template::default() }
     }
 
+    /// Reads the frame at the start of `bytes`, if it is like the one before; returns its length. It is forwarded as it is.
+    pub(super) fn read_alike(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Alike { len, text } = self.template.read(bytes)?;
+        if len > self.options.max_frame_bytes {
+            return None;
+        }
+        self.watched.frames += 1;
+        self.count(text);
+        Some(len)
+    }
+
     /// Reads the frame that lies at `place` in `buffer`, and has `lines` lines beside the empty one that ends it.
     pub(super) fn read(&mut self, buffer: &[u8], place: &Range<usize>, lines: usize, marks: &mut Marks) -> Verdict {
         self.watched.frames += 1;
@@ -177,39 +205,42 @@ impl Reader {
         if start >= end {
             return if self.options.sdk_safe { Verdict::Nothing } else { Verdict::Whole(PieceKind::Frames) };
         }
-        Verdict::Whole(self.read_payload(buffer, &(start..end), marks))
+        let (kind, delta) = self.read_payload(buffer, &(start..end), marks);
+        if let Some(delta) = delta {
+            self.template.learn(frame, &(delta.start - place.start..delta.end - place.start));
+        }
+        Verdict::Whole(kind)
     }
 
-    /// Reads a payload that isn't empty; white space at its start doesn't matter.
-    fn read_payload(&mut self, buffer: &[u8], place: &Range<usize>, marks: &mut Marks) -> PieceKind {
+    /// Reads a payload that isn't empty; white space at its start doesn't matter. Where it has no news but one delta,
+    /// the delta's place is returned, too.
+    fn read_payload(
+        &mut self,
+        buffer: &[u8],
+        place: &Range<usize>,
+        marks: &mut Marks,
+    ) -> (PieceKind, Option<Range<usize>>) {
         let payload = buffer.get(place.clone()).unwrap_or_default();
-        if let Some(text) = self.template.text(payload) {
-            self.count(text);
-            return PieceKind::Frames;
-        }
         if is_done(payload) {
             self.watched.data_frames += 1;
             self.watched.done = true;
-            return PieceKind::Done;
+            return (PieceKind::Done, None);
         }
         let deltas = marks.deltas(buffer, place);
         if !marks.worth_parsing(buffer, place) {
-            if let Some(delta) = deltas.only {
-                let around = (buffer.get(place.start..delta.start), buffer.get(delta.end..place.end));
-                self.template.learn(around.0.unwrap_or_default(), around.1.unwrap_or_default());
-            }
             self.count(deltas.bytes);
-            return PieceKind::Frames;
+            return (PieceKind::Frames, deltas.only);
         }
         let answer = usage::read_answer(payload, self.options.max_tokens).unwrap_or_default();
         if answer.error {
             self.watched.failed = true;
-            return PieceKind::Error;
+            return (PieceKind::Error, None);
         }
         self.count(deltas.bytes);
         self.watched.finished |= answer.finished;
         self.watched.usage = answer.usage.or(self.watched.usage);
-        if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames }
+        let kind = if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames };
+        (kind, None)
     }
 
     fn count(&mut self, text: u64) {
@@ -227,7 +258,7 @@ impl Reader {
         }
         let has_data = !payload.trim_ascii().is_empty();
         let kind = if has_data {
-            self.read_payload(&payload, &(0..payload.len()), &mut Marks::new())
+            self.read_payload(&payload, &(0..payload.len()), &mut Marks::new()).0
         } else {
             PieceKind::Frames
         };
@@ -276,7 +307,7 @@ impl<'a> Line<'a> {
 /// Iterates over lines, ended by LF, CRLF or CR.
 fn lines(mut rest: &[u8]) -> impl Iterator<Item = Line<'_>> {
     std::iter::from_fn(move || {
-        let len = memchr::memchr2(b'\n', b'\r', rest)?;
+        let len = memchr2(b'\n', b'\r', rest)?;
         let (text, after) = rest.split_at_checked(len)?;
         let end = if after.starts_with(b"\r\n") { 2 } else { 1 };
         let (end, after) = after.split_at_checked(end)?;

@@ -156,6 +156,34 @@ fn frames_that_are_equal_around_their_deltas_are_read_alike() {
 }
 
 #[test]
+fn frames_that_only_seem_alike_are_searched() {
+    let open = "data: {\"choices\":[{\"delta\":";
+    let (a, b) = (format!("{open}{{\"content\":\"a\"}}}}]}}"), format!("{open}{{\"content\":\"bc\"}}}}]}}"));
+    for (stream, text) in [
+        // The end of the first depends on what follows it; the second's end goes on.
+        (format!("{a}\r\n\r{b}\r\n\r\n{a}\r\n\r\n"), 4),
+        (format!("{a}\n\r{b}\n\r\n{a}\n\n"), 4),
+        (format!("{a}\n\n{b}\n: c\n\n{a}\r\r{b}\n\n"), 6),
+        // Joined lines are no beginning of a line, and an object that is open has no end to be compared.
+        (
+            format!(
+                "data: {{\"choices\":[\ndata: {{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n{}\n\n",
+                b.trim_start_matches("data: ")
+            ),
+            1,
+        ),
+        (format!("{open}{{\"content\":\"a\"\n\n{open}{{\"content\":\"bc\" ,\n\n"), 3),
+        (format!("{b}\n\n{open}{{\"content\":\"a\n\ndata: \"}}}}]}}\n\n"), 2),
+    ] {
+        let seen = whole(&stream);
+        assert_eq!((seen.pieces.as_slice(), seen.watched.content_bytes), ([frames(&stream)].as_slice(), text));
+        assert_eq!(scan(OPTIONS, stream.as_bytes().chunks(1)), seen);
+    }
+    let long = scan(OPTIONS, [format!("{a}\n\n{}\n\n", b.replace("bc", &"b".repeat(4096))).as_bytes()]);
+    assert_eq!((long.pieces, long.too_long), (vec![frames(&format!("{a}\n\n"))], true));
+}
+
+#[test]
 fn the_last_believable_usage_counts() {
     let usage =
         |prompt: i64| format!("data: {{\"usage\":{{\"prompt_tokens\":{prompt},\"completion_tokens\":20}}}}\n\n");
