@@ -4,7 +4,7 @@
 //! markers are looked for, as keys with a value. A marker inside text can't be mistaken for one, since quotes are
 //! escaped there; one at another level can, so what is found decides only that the frame is parsed.
 
-use std::{ops::Range, sync::LazyLock};
+use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
 use memchr::{memchr2, memmem::Finder};
 
@@ -251,11 +251,7 @@ impl Reader {
 
     /// Reads a frame that is more than a single `data:` line.
     fn read_lines(&mut self, frame: &[u8]) -> Verdict {
-        let mut payload = Vec::new();
-        for data in lines(frame).filter_map(|line| line.field(b"data")) {
-            payload.extend_from_slice(data);
-            payload.push(b'\n');
-        }
+        let payload = join(lines(frame).filter_map(|line| line.field(b"data")));
         let has_data = !payload.trim_ascii().is_empty();
         let kind = if has_data {
             self.read_payload(&payload, &(0..payload.len()), &mut Marks::new()).0
@@ -281,6 +277,17 @@ impl Reader {
 /// Says whether a payload is the end of the stream.
 pub(super) fn is_done(payload: &[u8]) -> bool {
     payload.trim_ascii() == b"[DONE]"
+}
+
+/// Puts the lines of a payload together; nothing is copied where there is one.
+fn join<'a>(mut lines: impl Iterator<Item = &'a [u8]>) -> Cow<'a, [u8]> {
+    let mut payload = Cow::Borrowed(lines.next().unwrap_or_default());
+    for line in lines {
+        let payload = payload.to_mut();
+        payload.push(b'\n');
+        payload.extend_from_slice(line);
+    }
+    payload
 }
 
 /// A line, and what ended it.
