@@ -1,4 +1,5 @@
-//! The scanner as its users see it: what streams cost.
+//! The scanner as its users see it: streams in the forms that providers send, and what they cost.
 #![cfg(test)]
 
 mod allocations;
+mod golden;
