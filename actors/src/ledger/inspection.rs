@@ -63,3 +63,46 @@ pub fn inspect(
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        domain::Timestamp,
+        ledger::journal::{
+            record::{Header, Place, Record, encode},
+            segment::file_name,
+        },
+    };
+
+    #[test]
+    fn figures_that_no_segment_can_have_do_not_overflow() {
+        let root = tempfile::tempdir().unwrap();
+        let (journal, owner) = (Uuid::from_u128(1), Owner { store: Uuid::from_u128(2), instance: Uuid::from_u128(3) });
+        let folder = root.path().join(owner.store.to_string()).join(journal.to_string());
+        fs::create_dir_all(&folder).unwrap();
+        let Owner { store, instance } = owner;
+        let most = u64::MAX;
+        let header = |slots, carried| Header {
+            slots,
+            journal,
+            store,
+            instance,
+            previous_end: most,
+            created_at: Timestamp(0),
+            carried,
+        };
+        for (slots, carried) in [(most, 0), (16, most), (most, most)] {
+            for segment in 0..2 {
+                let place = Place { sequence: slots.saturating_mul(segment), journal };
+                let record = encode(&Record::Header(header(slots, carried)), place, 0);
+                fs::write(folder.join(file_name(segment)), record).unwrap();
+            }
+            let cursor = JournalCursor { applied: 0, known: true, closed: false };
+            let found = inspect(root.path(), owner, |_| cursor).unwrap();
+            assert_eq!((found.len(), found[0].open, found[0].unapplied), (1, 0, 0), "{slots} {carried}");
+        }
+    }
+}

@@ -128,7 +128,7 @@ impl Reader {
                             scan.lose(gap, carried_end);
                         }
                         if let Record::Header(header) = &record {
-                            carried_end += header.carried;
+                            carried_end = carried_end.saturating_add(header.carried);
                             scan.lose_before(segment, header.previous_end);
                         }
                         scan.see(record, next, unsynced);

@@ -23,6 +23,8 @@ pub(in crate::ledger) enum Room {
 impl Layout {
     /// The fewest records that make sense: a header, one carried, one reserved, two ends.
     const FEWEST: u64 = 8;
+    /// More than a segment can have, which is 2^23; so few that 2^32 segments can be numbered.
+    const MOST: u64 = 1 << 31;
 
     /// Makes segments of so many bytes.
     pub(in crate::ledger) fn of_bytes(bytes: u64) -> Self {
@@ -31,7 +33,7 @@ impl Layout {
 
     /// Makes segments of so many records.
     pub(in crate::ledger) fn of_slots(slots: u64) -> Self {
-        Self { slots: slots.max(Self::FEWEST) }
+        Self { slots: slots.clamp(Self::FEWEST, Self::MOST) }
     }
 
     /// Returns how many records a segment has.
