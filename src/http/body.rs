@@ -134,8 +134,13 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 /// What `stream_options` says, and where.
 #[derive(Deserialize)]
 struct StreamOptions<'a> {
-    #[serde(borrow, default)]
+    /// `null` too: it is replaced where it stands, as a second key beside it might not count.
+    #[serde(borrow, default, deserialize_with = "as_written")]
     include_usage: Option<&'a RawValue>,
+}
+
+fn as_written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// A replacement of some of the body's bytes; an empty range inserts.
@@ -338,7 +343,7 @@ fn read_options(value: Option<&RawValue>) -> Result<(bool, Option<&RawValue>), A
     }
     let options: StreamOptions<'_> = serde_json::from_str(value.get()).map_err(|_shape_or_doubled| refuse())?;
     match options.include_usage.map(RawValue::get) {
-        None | Some("false") => Ok((false, options.include_usage)),
+        None | Some("false" | "null") => Ok((false, options.include_usage)),
         Some("true") => Ok((true, options.include_usage)),
         Some(_) => Err(refuse()),
     }

@@ -51,6 +51,10 @@ fn only_what_must_change_is_changed() {
             r#"{"stream_options":{"include_usage": true },"stream":true,"messages":[{}],"model":"up/m"}"#,
         ),
         (
+            r#"{"stream_options":{"include_usage":null},"stream":true,"messages":[{}],"model":"m"}"#,
+            r#"{"stream_options":{"include_usage":true},"stream":true,"messages":[{}],"model":"up/m"}"#,
+        ),
+        (
             r#"{"stream_options":{ },"messages":[{}],"model":"m"}"#,
             r#"{"stream":true,"stream_options":{"include_usage":true },"messages":[{}],"model":"up/m"}"#,
         ),
