@@ -45,6 +45,8 @@ use uuid::Uuid;
 pub use books::{Books, Entry, Receipt};
 pub use handle::{Lag, LedgerHandle, Recovered};
 pub use inspection::{JournalFiles, inspect};
+#[cfg(feature = "testing")]
+pub use journal::record::rewrite;
 pub use journal::{Owner, writer::Unwritten};
 pub use recovery::RecoveryError;
 pub use shelf::{Fsync, JournalConfig, Shelf};

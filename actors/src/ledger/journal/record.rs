@@ -198,6 +198,17 @@ pub(in crate::ledger) fn decode(bytes: &Bytes128, place: Place) -> Slot {
     }
 }
 
+/// Reads what lies at a record's place, and writes it down again; `None` where there is no valid record. For the fuzzer.
+#[cfg(feature = "testing")]
+#[must_use]
+pub fn rewrite(bytes: &Bytes128, sequence: u64, journal: Uuid) -> Option<Bytes128> {
+    let place = Place { sequence, journal };
+    match decode(bytes, place) {
+        Slot::Written(record, unsynced) => Some(encode(&record, place, unsynced)),
+        _ => None,
+    }
+}
+
 fn get_header(mut input: &[u8], slots: u64) -> Header {
     let mut id = || Uuid::from_u128(input.get_u128());
     let (journal, store, instance) = (id(), id(), id());
