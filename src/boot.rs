@@ -139,12 +139,11 @@ impl Gateway {
 
         let (shutdown, grace_over) = watch::channel(false);
         let gate = Arc::new(Gate::default());
-        let clock: Arc<dyn Clock> = clock;
         let auth = auth::Ports {
             verifier: Arc::new(verifier),
             cache: Arc::clone(&cache),
             directory: Arc::new(store.clone()) as Arc<dyn Directory>,
-            clock: Arc::clone(&clock),
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
             feed: Arc::clone(catalog.feed()),
             metrics: metrics.clone(),
         };
