@@ -94,7 +94,7 @@ fn lost_answers() {
 #[test]
 fn recalls() {
     let bounds = Bounds { limit: 2, parts: 1, budget: Budget { recalls: 1, ..NOTHING }, ..BASE };
-    let long = Bounds { budget: Budget { requests: 4, crashes: 1, lost: 1, recalls: 2, ..NOTHING }, ..bounds };
+    let long = Bounds { budget: Budget { requests: 3, crashes: 1, lost: 1, recalls: 2, ..NOTHING }, ..bounds };
     holds("recalls", scale(bounds, long));
 }
 

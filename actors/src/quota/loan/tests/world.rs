@@ -232,7 +232,10 @@ impl World {
     fn promised(&self) -> i64 {
         let of = |(instance, row): (&Instance, &Row)| {
             let open: usize = instance.journals.iter().filter(|journal| !journal.closed).map(Journal::left_open).sum();
-            let under_way = instance.exchange.as_ref().map_or(0, |exchange| exchange.answer.granted.requests);
+            // What is read anew is taken over with all that is leased.
+            let cold = instance.held.is_none();
+            let answer = instance.exchange.as_ref().map(|exchange| exchange.answer);
+            let under_way = answer.map_or(0, |answer| if cold { answer.leased } else { answer.granted }.requests);
             // An ask that is made again doesn't return what has become free since; its answer sees to that.
             let again = instance.exchange.is_some() && instance.held.as_ref().is_some_and(Held::is_contended);
             let returns = if instance.returns || again { instance.free() } else { 0 };
@@ -241,7 +244,7 @@ impl World {
             let lost = uncertain
                 .and_then(|held| held.loan.pending)
                 .map_or(0, |ask| if ask.exchange == row.exchange { row.granted } else { ask.give_back.requests });
-            let unheard = if instance.unheard { row.granted } else { 0 };
+            let unheard = if instance.unheard && answer.is_none() { row.leased } else { 0 };
             i64::try_from(open).unwrap() + instance.pending().0 + under_way + returns + lost + unheard
         };
         self.store.used + self.instances.iter().zip(&self.store.leases).map(of).sum::<i64>()
