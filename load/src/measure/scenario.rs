@@ -1,0 +1,149 @@
+//! The scenarios by their letters.
+
+use super::{closed, crowd, job::Shape, many, overload, record::Record, target::Target, wrk};
+use std::{fmt, io, str::FromStr, time::Duration};
+
+/// How much is done; the defaults are what reports are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Requests of a closed loop, in percent of the usual.
+    pub percent: u64,
+    /// Whether closed loops send some requests before they measure.
+    pub warm_up: bool,
+    /// Scenario D.
+    pub wrk: wrk::Plan,
+    /// Scenario F.
+    pub many: many::Plan,
+    /// Scenario H.
+    pub overload: overload::Plan,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            percent: 100,
+            warm_up: true,
+            wrk: wrk::Plan::default(),
+            many: many::Plan::default(),
+            overload: overload::Plan::default(),
+        }
+    }
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scenario {
+    /// Short requests without streaming.
+    A,
+    /// Short streams without delay.
+    B,
+    /// Many streams at 20 ms a frame.
+    C,
+    /// wrk.
+    D,
+    /// One connection: whole answers.
+    E,
+    /// One connection: streams, the other half of E.
+    S,
+    /// Thousands of streams at a frame a second.
+    F,
+    /// Unknown users, all at once.
+    G,
+    /// Five times as much as is admitted.
+    H,
+}
+
+/// All of them, in the order of reports.
+pub const ALL: [Scenario; 9] = [
+    Scenario::A,
+    Scenario::B,
+    Scenario::C,
+    Scenario::D,
+    Scenario::E,
+    Scenario::S,
+    Scenario::F,
+    Scenario::G,
+    Scenario::H,
+];
+
+impl Scenario {
+    /// What reports say about it.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::A => "short request, whole answer, 64 connections",
+            Self::B => "stream of 20 frames without delay, 64 connections",
+            Self::C => "1,000 streams of 50 frames, 20 ms apart",
+            Self::D => "wrk -t12 -c400 -d30s, whole answers",
+            Self::E => "one connection, whole answers",
+            Self::S => "one connection, streams of 20 frames without delay",
+            Self::F => "9,500 streams of 30 frames, one a second",
+            Self::G => "1,000 unknown users at once, a stream of 20 frames each",
+            Self::H => "five times as many streams (20 frames, 20 ms apart) as the 200 that are admitted, for 60 s",
+        }
+    }
+
+    /// Its letter.
+    #[must_use]
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Self::A => "A",
+            Self::B => "B",
+            Self::C => "C",
+            Self::D => "D",
+            Self::E => "E",
+            Self::S => "S",
+            Self::F => "F",
+            Self::G => "G",
+            Self::H => "H",
+        }
+    }
+
+    /// Measures a target.
+    ///
+    /// # Errors
+    /// The target has ended; flaws of answers are part of the record.
+    pub async fn measure(self, target: &Target, size: Size, round: u32) -> io::Result<Record> {
+        let plan = |connections, requests, shape| closed::Plan {
+            scenario: self.letter(),
+            connections,
+            requests: requests * size.percent / 100,
+            shape,
+            options: "",
+            spread: Duration::ZERO,
+            warm_up: size.warm_up,
+        };
+        let plan = match self {
+            Self::A => plan(64, 40_000, Shape::Whole(5)),
+            Self::B => plan(64, 10_000, Shape::Stream(20)),
+            // The beginnings are spread over one stream's time, so that the frames are.
+            Self::C => closed::Plan {
+                options: "+gap-20ms",
+                spread: Duration::from_secs(1),
+                ..plan(1_000, 5_000, Shape::Stream(50))
+            },
+            Self::E => plan(1, 5_000, Shape::Whole(5)),
+            Self::S => plan(1, 3_000, Shape::Stream(20)),
+            Self::D => return wrk::measure(target, size.wrk, round).await,
+            Self::F => return many::measure(target, size.many, round).await,
+            Self::G => return crowd::measure(target, round).await,
+            Self::H => return overload::measure(target, size.overload, round).await,
+        };
+        closed::measure(target, &plan, round).await
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.letter())
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = ALL.into_iter().find(|scenario| scenario.letter() == text);
+        found.ok_or_else(|| format!("there is no scenario {text}"))
+    }
+}
