@@ -98,14 +98,17 @@ impl<'a> StreamCheck<'a> {
             self.done = true;
             return Ok(Seen::Other);
         }
-        if let Some(text) = between(raw, br#""content":""#, b"\"") {
-            if self.due == self.frames || number(text, self.before) != Some(self.due) {
-                return Err(Flaw::Order { due: self.due });
+        let is_error = || memmem::find(raw, br#""error":"#).is_some();
+        match between(raw, br#""content":""#, b"\"") {
+            Some(text) if self.due < self.frames && number(text, self.before) == Some(self.due) => {
+                self.due += 1;
+                Ok(Seen::Content)
             }
-            self.due += 1;
-            return Ok(Seen::Content);
+            // An error frame may have a delta that says nothing.
+            _ if is_error() => Err(Flaw::Error),
+            Some(_) => Err(Flaw::Order { due: self.due }),
+            None => Ok(Seen::Other),
         }
-        if memmem::find(raw, br#""error":"#).is_some() { Err(Flaw::Error) } else { Ok(Seen::Other) }
     }
 
     /// Judges the stream as it stands at its end.
@@ -188,6 +191,8 @@ mod tests {
         assert_eq!(flaw(&[0, 1, 2], &[STOP]), Flaw::Open);
         assert_eq!(flaw(&[0, 1, 2], &[DONE, STOP]), Flaw::After);
         assert_eq!(flaw(&[0], &["data: {\"error\":{\"code\":502}}\n\n"]), Flaw::Error);
+        let midway = "data: {\"error\":{},\"choices\":[{\"delta\":{\"content\":\"\"}}]}\n\n";
+        assert_eq!(flaw(&[0], &[midway]), Flaw::Error);
         assert_eq!(judge("m1#", 1, &[frame("m2#0 ")]), Err(Flaw::Order { due: 0 }), "somebody else's");
     }
 

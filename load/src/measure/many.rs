@@ -14,8 +14,6 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// After which time memory has to be given back.
-const LATER: Duration = Duration::from_secs(60);
 /// A stream is given so much more time than its frames take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -28,15 +26,17 @@ pub struct Plan {
     pub frames: usize,
     /// Over how long the beginnings are spread.
     pub ramp: Duration,
+    /// After which time memory has to be given back.
+    pub later: Duration,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { streams: 9_500, frames: 30, ramp: Duration::from_secs(10) }
+        Self { streams: 9_500, frames: 30, ramp: Duration::from_secs(10), later: Duration::from_secs(60) }
     }
 }
 
-/// Measures a target, and looks at its memory again a minute later.
+/// Measures a target, and looks at its memory again later.
 ///
 /// # Errors
 /// The target has ended; flaws of streams are part of the record.
@@ -46,7 +46,7 @@ pub async fn measure(target: &Target, plan: Plan, round: u32) -> io::Result<Reco
     let meter = Meter::start(target)?;
     let tally = drive(target, plan, &progress).await?;
     let mut record = meter.stop("F", round, &tally).await?;
-    tokio::time::sleep(LATER).await;
+    tokio::time::sleep(plan.later).await;
     record.resident_later = Some(target.family.resident()?);
     Ok(record)
 }

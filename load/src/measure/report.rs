@@ -229,17 +229,19 @@ impl Row {
         let ratio = |name: &str| self.ratios.get(name).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
         let three = |name: &str| {
             let [p50, p95, p99] = ["p50", "p95", "p99"].map(|percent| figure(&format!("{name} {percent}")));
-            format!("{p50:.2} · {p95:.2} · {p99:.2}")
+            if p99 > 0.0 { format!("{p50:.2} · {p95:.2} · {p99:.2}") } else { "–".to_owned() }
         };
+        let per_frame = figure("CPU µs/frame");
+        let per_frame = if per_frame > 0.0 { format!("{per_frame:.2}") } else { "–".to_owned() };
         format!(
-            "| {} | {:.0} | {} | {} | {} | {:.1} | {:.2} | {} | {:.1} · {:.1} | {} | {:.1} |",
+            "| {} | {:.0} | {} | {} | {} | {:.1} | {} | {} | {:.1} · {:.1} | {} | {:.1} |",
             self.target,
             figure("answers/s"),
             ratio("answers/s"),
             three("ttft"),
             three("total"),
             figure("CPU µs/answer"),
-            figure("CPU µs/frame"),
+            per_frame,
             ratio("CPU µs/answer"),
             figure("MiB before"),
             figure("MiB peak"),
@@ -280,7 +282,7 @@ mod tests {
         assert_eq!(service.rounds, 3);
         assert!((service.ratios["CPU µs/answer"] - 1.5).abs() < 1e-9);
         assert!((service.added_ms["total p50"] - 0.2).abs() < 1e-9);
-        assert!(report.markdown("Title", "").contains("| service | 0 | – | 0.00 · 0.00 · 0.00 | 0.30"));
+        assert!(report.markdown("Title", "").contains("| service | 0 | – | – | – | 30.0 | – | 1.50 |"));
         assert_eq!(report.plot("CPU µs/answer").matches("<circle").count(), 9);
     }
 }

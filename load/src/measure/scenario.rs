@@ -74,7 +74,7 @@ impl Scenario {
             Self::A => "short request, whole answer, 64 connections",
             Self::B => "stream of 20 frames without delay, 64 connections",
             Self::C => "1,000 streams of 50 frames, 20 ms apart",
-            Self::D => "wrk -t12 -c400 -d30s, whole answers",
+            Self::D => "wrk -t12 -c400 --timeout 30s, whole answers",
             Self::E => "one connection, whole answers",
             Self::S => "one connection, streams of 20 frames without delay",
             Self::F => "9,500 streams of 30 frames, one a second",

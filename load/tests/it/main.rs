@@ -7,4 +7,6 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod measure;
+#[cfg(test)]
 mod streams;
