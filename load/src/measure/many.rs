@@ -2,6 +2,7 @@
 
 use super::{
     check::Flaw,
+    figures::real,
     job::{Job, Shape},
     progress::Progress,
     record::{Meter, Record, Tally},
@@ -48,6 +49,8 @@ pub async fn measure(target: &Target, plan: Plan, round: u32) -> io::Result<Reco
     let mut record = meter.stop("F", round, &tally).await?;
     tokio::time::sleep(plan.later).await;
     record.resident_later = Some(target.family.resident()?);
+    let descriptors = real(target.family.descriptors()? as u64);
+    record.extra.insert("descriptors later".to_owned(), descriptors);
     Ok(record)
 }
 

@@ -30,7 +30,10 @@ const SPACE: f64 = 22.0;
 /// Colours that stay apart for colour-blind eyes (Okabe and Ito), on white and on black.
 const COLOURS: [&str; 7] = ["#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 
-/// Draws groups of bars.
+/// The least that is drawn.
+const BOTTOM: f64 = 0.125;
+
+/// Draws groups of bars, on a scale of powers of two: twice as much is as far from once as once is from half.
 #[must_use]
 pub fn bars(title: &str, groups: &[Group]) -> String {
     let mut series: Vec<&str> = Vec::new();
@@ -53,11 +56,12 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
         x += SPACE;
     }
     let width = x.max(LEFT + SPACE + 110.0 * real(series.len()));
-    for step in 0..=4_u32 {
-        let value = top * f64::from(step) / 4.0;
-        let y = TOP + HEIGHT * (1.0 - value / top);
+    let mut value = BOTTOM;
+    while value <= top {
+        let y = TOP + HEIGHT - height(value, top);
         put(&mut body, format_args!(r##"<line x1="{LEFT}" x2="{width:.0}" y1="{y:.1}" y2="{y:.1}" stroke="#8884"/>"##));
-        text(&mut body, LEFT - 8.0, y + 4.0, "end", &format!("{value:.1}"));
+        text(&mut body, LEFT - 8.0, y + 4.0, "end", &value.to_string());
+        value *= 2.0;
     }
     for (place, name) in series.iter().enumerate() {
         let (x, colour) =
@@ -74,18 +78,18 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
 }
 
 fn draw(body: &mut String, bar: &Bar, colour: &str, x: f64, top: f64) {
-    let height = HEIGHT * bar.value / top;
-    let (y, width, middle) = (TOP + HEIGHT - height, BAR - 4.0, x + BAR / 2.0 - 2.0);
+    let tall = height(bar.value, top);
+    let (y, width, middle) = (TOP + HEIGHT - tall, BAR - 4.0, x + BAR / 2.0 - 2.0);
     put(
         body,
         format_args!(
-            r#"<rect x="{x:.1}" y="{y:.1}" width="{width}" height="{height:.1}" fill="{colour}"><title>{}: {:.2}</title></rect>"#,
+            r#"<rect x="{x:.1}" y="{y:.1}" width="{width}" height="{tall:.1}" fill="{colour}"><title>{}: {:.2}</title></rect>"#,
             escape(&bar.series),
             bar.value
         ),
     );
     for dot in &bar.dots {
-        let y = TOP + HEIGHT * (1.0 - dot / top);
+        let y = TOP + HEIGHT - height(*dot, top);
         put(
             body,
             format_args!(
@@ -93,6 +97,11 @@ fn draw(body: &mut String, bar: &Bar, colour: &str, x: f64, top: f64) {
             ),
         );
     }
+}
+
+/// How high a value stands above the axis.
+fn height(value: f64, top: f64) -> f64 {
+    HEIGHT * (value.max(BOTTOM) / BOTTOM).log2() / (top / BOTTOM).log2()
 }
 
 fn text(body: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
@@ -108,7 +117,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// The next of 1, 2, 4, 8 …: what a quarter of is a number that can be read.
+/// The next of 1, 2, 4, 8 ….
 fn nice(value: f64) -> f64 {
     let mut top = 1.0;
     while top < value {
@@ -132,7 +141,11 @@ mod tests {
         let drawn = bars("title & more", &[group("A"), group("B")]);
         assert_eq!((drawn.matches("<rect").count(), drawn.matches("<circle").count()), (4 + 2, 8));
         assert!(drawn.contains("a&lt;b") && drawn.contains("title &amp; more"));
-        assert!(drawn.contains(&format!("height=\"{:.1}\"", HEIGHT * 3.0 / 4.0)), "3 of 4 is three quarters high");
+        let once = HEIGHT * 3.0 / 5.0;
+        assert!(
+            drawn.contains(&format!("height=\"{once:.1}\"")),
+            "from an eighth to 4 are five steps, and once is the third"
+        );
     }
 
     #[test]
