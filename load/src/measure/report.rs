@@ -78,13 +78,9 @@ impl Report {
     #[must_use]
     pub fn new(about: About, base: &str, records: Vec<Record>) -> Self {
         let mut groups = BTreeMap::<(usize, &str, &str), Vec<&Record>>::new();
-        let mut targets: Vec<&str> = Vec::new();
         for record in &records {
             let place = scenario::ALL.iter().position(|known| known.letter() == record.scenario).unwrap_or(usize::MAX);
             groups.entry((place, &record.scenario, &record.target)).or_default().push(record);
-            if !targets.contains(&record.target.as_str()) {
-                targets.push(&record.target);
-            }
         }
         let mut rows: Vec<(usize, Row)> =
             groups.iter().map(|((place, ..), group)| (*place, Row::new(group, base, &records))).collect();
