@@ -56,8 +56,15 @@ impl Target {
 pub(super) fn open(path: &Path) -> Result<SqliteConnection, String> {
     let wrong = |error: &dyn std::fmt::Display| format!("can't open {}: {error}", path.display());
     let text = path.to_str().ok_or_else(|| wrong(&"its name is not UTF-8"))?;
+    // Of two that make a new file's journal a write-ahead log at once, SQLite refuses one without waiting: the busy timeout
+    // doesn't hold for that. The folder is locked meanwhile, against other processes too; not the file, since closing it
+    // would drop SQLite's own locks (POSIX locks belong to the process).
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let in_turn =
+        File::open(folder).and_then(|folder| folder.lock().map(|()| folder)).map_err(|error| wrong(&error))?;
     let mut connection = SqliteConnection::establish(text).map_err(|error| wrong(&error))?;
     connection.batch_execute(SETUP).map_err(|error| wrong(&error))?;
+    drop(in_turn);
     Ok(connection)
 }
 

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 
 use actors::ports::StoreError;
 use futures_util::future::join_all;
+use hasnot_engine::store::Store;
 
-use super::world::{World, on_both};
+use super::world::{World, config, on_both};
 
 on_both!(
     migrations_run_once_and_keep_the_identity,
     eight_migrate_at_once,
+    a_new_database_is_opened_by_many_at_once,
     a_newer_schema_is_refused,
     one_server_for_a_file
 );
@@ -32,6 +34,17 @@ async fn eight_migrate_at_once(world: &World) {
     assert_eq!(applied, [0, 0, 0, 0, 0, 0, 0, 2]);
     let identities = join_all(stores.iter().map(|store| store.as_ref().unwrap().identity())).await;
     assert_eq!(identities.into_iter().map(Result::unwrap).collect::<HashSet<_>>().len(), 1);
+}
+
+/// Of two connections that make a new file's journal a write-ahead log at once, SQLite refuses one without waiting.
+async fn a_new_database_is_opened_by_many_at_once(world: &World) {
+    for round in 0..40 {
+        let url = if world.is_sqlite() { format!("{}-{round}", world.url) } else { world.url.clone() };
+        let opened = join_all((0..32).map(|_| async { Store::connect(&config(&url), &world.io.handle()).await }));
+        for store in opened.await {
+            store.unwrap();
+        }
+    }
 }
 
 async fn a_newer_schema_is_refused(world: &World) {
