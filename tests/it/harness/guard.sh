@@ -2,6 +2,7 @@
 # the tests, since the kernel closes their end of the pipe. Takes orders by line, answers each with a line.
 #   guard.sh postgres|redis|redis_tls PORT
 kind=$1 port=$2
+# In /tmp, whatever TMPDIR says: the path of a socket has at most 107 bytes.
 dir=$(mktemp -d /tmp/hne-test-XXXXXX) || exit 1
 PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
 pid=
