@@ -64,6 +64,9 @@ pub struct HttpProvider {
     /// How long connecting may take, TLS included: 10 ms to 5 min.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
+    /// How long a connection is kept for the next request: 10 ms to 1 h.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
     /// How long it may take until the first frame: 10 ms to 1 h.
     #[serde(with = "humantime_serde")]
     pub first_byte_timeout: Duration,
@@ -236,6 +239,7 @@ impl HttpProvider {
         }
         let least = Duration::from_millis(10);
         problems.within_time(&format!("{key}.connect_timeout"), self.connect_timeout, least..=minutes(5));
+        problems.within_time(&format!("{key}.idle_timeout"), self.idle_timeout, least..=minutes(60));
         problems.within_time(&format!("{key}.first_byte_timeout"), self.first_byte_timeout, least..=minutes(60));
         problems.within_time(&format!("{key}.gap_timeout"), self.gap_timeout, least..=minutes(60));
         let total = self.total_timeout.unwrap_or_default();

@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod repeats;
 mod silence;
+mod wire;
 
 use hne_load::client::{Client, Frame};
 use serde_json::{Value, json};

@@ -126,6 +126,7 @@ fn values_out_of_range() {
         ("HNE__REDIS__TIMEOUT", "0s", &["`redis.timeout`", "1ms to 10s"]),
         ("HNE__REDIS__QUEUE", "0", &["`redis.queue`", "1 to 1000000"]),
         ("HNE__PROVIDERS__OPENROUTER__CONNECT_TIMEOUT", "0s", &["openrouter.connect_timeout`", "10ms to 5m"]),
+        ("HNE__PROVIDERS__OPENROUTER__IDLE_TIMEOUT", "0s", &["openrouter.idle_timeout`", "10ms to 1h"]),
         ("HNE__PROVIDERS__OPENROUTER__FIRST_BYTE_TIMEOUT", "0s", &["first_byte_timeout`", "10ms to 1h"]),
         ("HNE__PROVIDERS__OPENROUTER__GAP_TIMEOUT", "0s", &["gap_timeout`", "10ms to 1h"]),
         ("HNE__PROVIDERS__OPENROUTER__TOTAL_TIMEOUT", "48h", &["total_timeout`", "0s to 1day"]),

@@ -39,7 +39,7 @@ fn the_provider_is_sent_these_headers_and_no_others() {
             let mut response = client.send(&request).await.unwrap();
             response.bytes().await.unwrap();
             let entry = app.mock.entry(marker).unwrap();
-            // awc adds the date to whatever it sends.
+            // The codec adds the date to whatever it sends.
             let headers = entry.headers.iter().filter(|(name, _)| name != "date");
             let mut sent: Vec<_> = headers.map(|(name, value)| (name.as_str(), value.as_str())).collect();
             sent.sort_unstable();

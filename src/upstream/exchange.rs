@@ -1,0 +1,171 @@
+//! A request and its answer, on one connection.
+//!
+//! actix-http's codec writes and reads HTTP/1.1. What it can't tell apart is told here: an answer ends where its framing
+//! says so (RFC 9112, section 6.3), and a connection that ends before that breaks it.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use actix_http::{
+    RequestHead, RequestHeadType, ResponseHead,
+    body::BodySize,
+    h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
+    header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING},
+};
+use actors::ports::UpstreamError;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::Stream;
+use tokio::io::AsyncWriteExt;
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::pool::{Connection, Pool};
+
+/// Room for a request's head.
+const HEAD_BYTES: usize = 1024;
+
+/// A request, ready to be sent.
+pub(super) struct Request {
+    /// What all requests to the provider have.
+    pub(super) head: Rc<RequestHead>,
+    /// What this one has beside.
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Sends a request and waits for the head of its answer.
+///
+/// # Errors
+/// The provider can't be reached, or the connection broke.
+///
+/// # Cancel safety
+/// Dropping the future closes the connection.
+pub(super) async fn exchange(pool: &Pool, request: Request) -> Result<(ResponseHead, Body), UpstreamError> {
+    let mut codec = ClientCodec::new(pool.codec());
+    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    let sized = BodySize::Sized(request.body.len() as u64);
+    let item = (RequestHeadType::Rc(request.head, Some(request.headers)), sized);
+    codec.encode(Message::Item(item), &mut head).map_err(broken)?;
+    let mut connection = pool.connect().await?;
+    connection.socket.write_all_buf(&mut head.chain(request.body)).await.map_err(broken)?;
+    connection.socket.flush().await.map_err(broken)?;
+    let head = std::future::poll_fn(|cx| poll_head(&mut connection, &mut codec, cx)).await?;
+    let reusable = codec.keep_alive();
+    let framing = match codec.message_type() {
+        MessageType::None if has_no_body(&head) => Framing::Over,
+        MessageType::None => Framing::Close,
+        MessageType::Payload | MessageType::Stream => Framing::Coded(codec.into_payload_codec()),
+    };
+    let mut body = Body { framing, delimited: is_delimited(&head), connection: Some(connection) };
+    if matches!(body.framing, Framing::Over) {
+        body.finish(reusable);
+    }
+    Ok((head, body))
+}
+
+fn poll_head(
+    connection: &mut Connection,
+    codec: &mut ClientCodec,
+    cx: &mut Context<'_>,
+) -> Poll<Result<ResponseHead, UpstreamError>> {
+    loop {
+        if !connection.unread.is_empty()
+            && let Some(head) = codec.decode(&mut connection.unread).map_err(broken)?
+        {
+            // What is only on the way isn't the answer yet (RFC 9110, section 15.2).
+            if !head.status.is_informational() {
+                connection.give_back();
+                return Poll::Ready(Ok(head));
+            }
+            continue;
+        }
+        if ready!(connection.poll_read(cx)).map_err(broken)? == 0 {
+            return Poll::Ready(Err(UpstreamError::Broken));
+        }
+    }
+}
+
+/// Says whether the answer says where it ends.
+fn is_delimited(head: &ResponseHead) -> bool {
+    head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING)
+}
+
+fn has_no_body(head: &ResponseHead) -> bool {
+    is_delimited(head) || matches!(head.status.as_u16(), 204 | 304)
+}
+
+fn broken<E>(_why: E) -> UpstreamError {
+    UpstreamError::Broken
+}
+
+/// An answer's body. Dropping it before its end closes the connection.
+pub(super) struct Body {
+    framing: Framing,
+    /// Whether the end of the connection, where it comes first, breaks it.
+    delimited: bool,
+    /// `None` once it has ended.
+    connection: Option<Connection>,
+}
+
+enum Framing {
+    Coded(ClientPayloadCodec),
+    /// It lasts until the connection ends. The codec takes such an answer for empty.
+    Close,
+    Over,
+}
+
+impl Body {
+    fn finish(&mut self, reusable: bool) {
+        if let Some(connection) = self.connection.take().filter(|_| reusable) {
+            connection.release();
+        }
+    }
+
+    /// Takes some of the body out of what was read; pending where more has to be read first.
+    fn decode(&mut self) -> Poll<Option<Result<Bytes, UpstreamError>>> {
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        let decoded = match &mut self.framing {
+            Framing::Coded(codec) => codec.decode(&mut connection.unread).map_err(broken),
+            Framing::Close if connection.unread.is_empty() => Ok(None),
+            Framing::Close => Ok(Some(Some(connection.unread.split().freeze()))),
+            Framing::Over => Ok(Some(None)),
+        };
+        connection.give_back();
+        match decoded {
+            Ok(None) => Poll::Pending,
+            Ok(Some(Some(bytes))) => Poll::Ready(Some(Ok(bytes))),
+            Ok(Some(None)) => {
+                let reusable = matches!(&self.framing, Framing::Coded(codec) if codec.keep_alive());
+                self.finish(reusable);
+                Poll::Ready(None)
+            }
+            Err(error) => {
+                self.connection = None;
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, UpstreamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Poll::Ready(decoded) = self.decode() {
+                return Poll::Ready(decoded);
+            }
+            let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+            match ready!(connection.poll_read(cx)) {
+                Ok(1..) => {}
+                end => {
+                    self.connection = None;
+                    let whole = end.is_ok() && !self.delimited;
+                    return Poll::Ready((!whole).then_some(Err(UpstreamError::Broken)));
+                }
+            }
+        }
+    }
+}

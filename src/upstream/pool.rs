@@ -1,0 +1,208 @@
+//! The connections to one provider, on one thread.
+//!
+//! awc's connector opens them: names, TCP, TLS, a deadline. What awc keeps above that isn't used. For each request it makes
+//! a codec of its own, and with that a task, a timer that rouses the event loop and two buffers of 8 KiB that live as
+//! long as the stream; and it looks at idle connections only when it needs one, so that those of a busy hour stay open.
+//!
+//! Invariants:
+//! - A connection serves one request at a time. It comes back only when its answer was read to the end and nothing was
+//!   left over; dropped before that, it is closed at once.
+//! - The one that was used last is taken first. One that rests for `idle_timeout`, or that the provider has closed, is
+//!   closed within a quarter of that time. A request that is on its way when the provider closes fails like any other,
+//!   and is retried like any other.
+//! - Connections that wait for bytes have no buffer: there is one for all of them, which a connection keeps for itself
+//!   only while it holds bytes that nobody has read.
+//!
+//! Limits: as many connections as requests are admitted; idle ones are no more than ran at once.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use actix_http::{KeepAlive, ServiceConfig, Uri};
+use actix_service::{Service, fn_service};
+use actix_tls::connect::{ConnectInfo, Connector as TcpConnector};
+use actors::ports::UpstreamError;
+use awc::{Connect, Connector, error::ConnectError};
+use bytes::BytesMut;
+use futures_util::future::LocalBoxFuture;
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+/// The buffer that is read into. Larger answers take several reads, as they do in awc.
+const BUFFER_BYTES: usize = 8 * 1024;
+/// With less room left than this another buffer is taken.
+const LEAST_ROOM: usize = 1024;
+
+/// A connection's bytes, in the clear.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
+
+type Dial = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Box<dyn Socket>, ConnectError>>>;
+
+/// The connections to one provider. Cheap to clone; the last clone's end closes those that are idle.
+#[derive(Clone)]
+pub(super) struct Pool(Rc<Inner>);
+
+struct Inner {
+    dial: Dial,
+    /// Of all codecs: it keeps the date, by a task of its own.
+    codec: ServiceConfig,
+    idle: RefCell<Vec<Idle>>,
+    buffer: Cell<BytesMut>,
+    sweeper: Cell<Option<AbortHandle>>,
+}
+
+struct Idle {
+    socket: Box<dyn Socket>,
+    since: Instant,
+}
+
+/// A connection that serves a request.
+pub(super) struct Connection {
+    pub(super) socket: Box<dyn Socket>,
+    /// What was read of the answer and isn't decoded yet.
+    pub(super) unread: BytesMut,
+    pool: Pool,
+}
+
+impl Pool {
+    /// Makes an empty pool. Belongs on a thread with a `LocalSet`, which it uses until it is dropped.
+    pub(super) fn new(uri: &Uri, tls: ClientConfig, connect_timeout: Duration, idle_timeout: Duration) -> Self {
+        let pool = Self(Rc::new(Inner {
+            dial: dialling(uri.clone(), tls, connect_timeout),
+            codec: ServiceConfig::new(KeepAlive::Os, Duration::ZERO, Duration::ZERO, false, None),
+            idle: RefCell::default(),
+            buffer: Cell::default(),
+            sweeper: Cell::default(),
+        }));
+        let sweeper = actix_rt::spawn(sweep(Rc::downgrade(&pool.0), idle_timeout)).abort_handle();
+        pool.0.sweeper.set(Some(sweeper));
+        pool
+    }
+
+    /// Returns what codecs share.
+    pub(super) fn codec(&self) -> ServiceConfig {
+        self.0.codec.clone()
+    }
+
+    /// Takes the connection that was used last, or opens one.
+    ///
+    /// # Errors
+    /// The provider can't be reached.
+    pub(super) async fn connect(&self) -> Result<Connection, UpstreamError> {
+        let idle = || self.0.idle.borrow_mut().pop();
+        while let Some(Idle { mut socket, .. }) = idle() {
+            if is_quiet(&mut socket) {
+                return Ok(self.serving(socket));
+            }
+        }
+        let socket = (self.0.dial)().await.map_err(|error| match error {
+            ConnectError::Timeout => UpstreamError::ConnectTimeout,
+            ConnectError::Disconnected => UpstreamError::Broken,
+            _ => UpstreamError::Connect,
+        })?;
+        Ok(self.serving(socket))
+    }
+
+    fn serving(&self, socket: Box<dyn Socket>) -> Connection {
+        Connection { socket, unread: BytesMut::new(), pool: self.clone() }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(sweeper) = self.sweeper.take() {
+            sweeper.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Reads more of the answer. Returns how many bytes came; 0 is the end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.unread.is_empty() {
+            self.unread = self.pool.0.buffer.take();
+        }
+        if self.unread.capacity() - self.unread.len() < LEAST_ROOM {
+            self.unread.reserve(BUFFER_BYTES);
+        }
+        let read = pin!(self.socket.read_buf(&mut self.unread)).poll(cx);
+        self.give_back();
+        read
+    }
+
+    /// Gives the buffer back, if there is nothing in it.
+    pub(super) fn give_back(&mut self) {
+        if self.unread.is_empty() {
+            self.pool.0.buffer.set(std::mem::take(&mut self.unread));
+        }
+    }
+
+    /// Has it serve others. For one whose answer was read to the end.
+    pub(super) fn release(mut self) {
+        self.give_back();
+        if self.unread.is_empty() {
+            self.pool.0.idle.borrow_mut().push(Idle { socket: self.socket, since: Instant::now() });
+        }
+    }
+}
+
+/// Says whether nothing has come since the last answer, not even the end.
+fn is_quiet(socket: &mut Box<dyn Socket>) -> bool {
+    let mut byte = [0];
+    let mut read = tokio::io::ReadBuf::new(&mut byte);
+    Pin::new(socket).poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
+}
+
+/// Closes what has rested for too long, and what the provider has closed, until the pool is gone.
+async fn sweep(pool: std::rc::Weak<Inner>, idle_timeout: Duration) {
+    let mut tick = tokio::time::interval((idle_timeout / 4).max(Duration::from_millis(1)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let now = tick.tick().await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut idle = pool.idle.borrow_mut();
+        idle.retain_mut(|idle| now.saturating_duration_since(idle.since) < idle_timeout && is_quiet(&mut idle.socket));
+        idle.shrink_to_fit();
+    }
+}
+
+/// Opens connections as awc does, but without delaying small writes.
+fn dialling(uri: Uri, mut tls: ClientConfig, connect_timeout: Duration) -> Dial {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tcp = TcpConnector::default().service();
+    let no_delay = fn_service(move |info: ConnectInfo<_>| {
+        let connect = tcp.call(info);
+        async move {
+            let connection = connect.await?;
+            // Where the socket is gone already, the first write says so.
+            let _set = connection.io_ref().set_nodelay(true).is_ok();
+            Ok(connection)
+        }
+    });
+    let connector = Connector::new()
+        .connector(no_delay)
+        // `max_http_version` would put a TLS of its own in its place, which trusts the public authorities only.
+        .rustls_0_23(std::sync::Arc::new(tls))
+        // Admission has a limit of its own.
+        .limit(0)
+        .timeout(connect_timeout)
+        .handshake_timeout(connect_timeout)
+        .finish();
+    Box::new(move || {
+        let connecting = connector.call(Connect { uri: uri.clone(), addr: None });
+        Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Socket>) })
+    })
+}
