@@ -7,7 +7,7 @@ use actix_web::{
     App,
     body::MessageBody,
     dev::{ServiceFactory, ServiceRequest, ServiceResponse},
-    middleware::from_fn,
+    middleware::{Condition, from_fn},
 };
 use actors::{
     auth::{self, AuthHandle},
@@ -29,7 +29,7 @@ use crate::{
     config::{Config, Provider},
     http::{self, Dependency, Desk, Gate, Readiness, Settings, Slots},
     store::Store,
-    telemetry::RequestSpan,
+    telemetry::{self, RequestSpan},
     upstream::{Providers, UpstreamConfigError},
 };
 
@@ -162,7 +162,7 @@ pub fn app(
         .configure(http::routes)
         .wrap(from_fn(http::turn_away))
         .wrap(cors)
-        .wrap(TracingLogger::<RequestSpan>::new())
+        .wrap(Condition::new(telemetry::logs_requests(), TracingLogger::<RequestSpan>::new()))
         .wrap(from_fn(http::outermost))
 }
 

