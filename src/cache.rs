@@ -23,7 +23,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use actors::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
     metrics::Metrics,
-    ports::{Clock, SharedCache},
+    ports::{Clock, SharedCache, UsageSnapshot},
 };
 use futures_util::future::{BoxFuture, ready};
 use secrecy::SecretString;
@@ -131,7 +131,7 @@ impl SharedCache for NoCache {
 
     fn post_user_of_key(&self, _: &TokenHash, _: &UserId, _: Option<Timestamp>) {}
 
-    fn post_usage(&self, _: &UserId, _: serde_json::Value) {}
+    fn post_usage(&self, _: &UserId, _: &UsageSnapshot<'_>) {}
 
     fn healthy(&self) -> Option<bool> {
         None

@@ -54,7 +54,7 @@ pub use shelf::{Fsync, JournalConfig, Shelf};
 use crate::{
     domain::{Catalog, ClassId, Posting, Timestamp},
     metrics::Metrics,
-    ports::{Clock, Heartbeat, LedgerStore, SharedCache, StoreError},
+    ports::{ClassSnapshot, Clock, Heartbeat, LedgerStore, SharedCache, StoreError, UsageSnapshot},
     quota::{Account, Accounts},
     registry::CatalogHandle,
 };
@@ -257,17 +257,15 @@ impl UsageLedger {
         let catalog = self.ports.catalog.current();
         for (user, postings) in users {
             let Some((id, accounts)) = self.ports.accounts.post_flushed(user, &postings) else { continue };
-            let class = |(class, account): &(ClassId, Account)| {
-                serde_json::json!({
-                    "class": catalog.class_name(*class),
-                    "window": account.window.kind(),
-                    "resets_at": account.window.end().to_rfc3339(),
-                    "used": account.used,
-                    "reserved": account.reserved,
-                })
+            let class = |(class, account): &(ClassId, Account)| ClassSnapshot {
+                class: catalog.class_name(*class),
+                window: account.window.kind(),
+                resets_at: account.window.end().to_rfc3339(),
+                used: account.used,
+                reserved: account.reserved,
             };
-            let classes: Vec<_> = accounts.iter().map(class).collect();
-            self.ports.cache.post_usage(&id, serde_json::json!({ "classes": classes }));
+            let classes = accounts.iter().map(class).collect();
+            self.ports.cache.post_usage(&id, &UsageSnapshot { classes });
         }
     }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    domain::{CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId},
+    domain::{Amounts, CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId, WindowKind},
     stream::breaker::Rules,
 };
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use futures_util::{
     future::{BoxFuture, LocalBoxFuture},
     stream::LocalBoxStream,
 };
+use serde::Serialize;
 
 pub use books::{
     ApplyError, Batch, CursorMove, Heartbeat, JournalCursor, LeaseAnswer, LeaseAsk, LeaseKey, LedgerStore, Recall,
@@ -69,9 +70,31 @@ pub trait SharedCache: Send + Sync {
     /// Keeps `key:auth:{sha256}` until the key's end, 600 s at most, in the background.
     fn post_user_of_key(&self, key: &TokenHash, user: &UserId, expires_at: Option<Timestamp>);
     /// Keeps `user:usage:{userId}`, a JSON snapshot for readers elsewhere, for 300 s, in the background.
-    fn post_usage(&self, user: &UserId, snapshot: serde_json::Value);
+    fn post_usage(&self, user: &UserId, snapshot: &UsageSnapshot<'_>);
     /// Says whether the cache answered lately; `None` where none is configured.
     fn healthy(&self) -> Option<bool>;
+}
+
+/// What `user:usage:{userId}` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UsageSnapshot<'a> {
+    /// Each class that the user has used on this instance.
+    pub classes: Vec<ClassSnapshot<'a>>,
+}
+
+/// Where a user stands in one class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ClassSnapshot<'a> {
+    /// The class's name.
+    pub class: &'a str,
+    /// How often it resets.
+    pub window: WindowKind,
+    /// When it resets next, as RFC 3339 has it.
+    pub resets_at: String,
+    /// What was settled.
+    pub used: Amounts,
+    /// What is promised to requests that run.
+    pub reserved: Amounts,
 }
 
 /// Why the store gave no answer.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, io, path::Path, sync::Arc, time::Duration};
 use actors::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
     metrics::{CacheCall, Metrics},
-    ports::{Clock, SharedCache},
+    ports::{Clock, SharedCache, UsageSnapshot},
 };
 use futures_util::future::BoxFuture;
 use redis::TlsCertificates;
@@ -160,8 +160,8 @@ impl SharedCache for RedisCache {
         }
     }
 
-    fn post_usage(&self, user: &UserId, snapshot: serde_json::Value) {
-        self.post("user:usage", user.as_str(), &snapshot, USAGE_LIFE);
+    fn post_usage(&self, user: &UserId, snapshot: &UsageSnapshot<'_>) {
+        self.post("user:usage", user.as_str(), snapshot, USAGE_LIFE);
     }
 
     fn healthy(&self) -> Option<bool> {

@@ -5,9 +5,9 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    domain::{Amounts, CallerRecord, Nanodollars, Timestamp, TokenHash, UserId, WindowKind},
     metrics::Metrics,
-    ports::{Clock, SharedCache},
+    ports::{ClassSnapshot, Clock, SharedCache, UsageSnapshot},
     testing::{ManualClock, caller},
 };
 use futures_util::future::join_all;
@@ -135,8 +135,23 @@ async fn a_key_is_kept_to_its_end_and_600_seconds_at_most() {
 #[actix_rt::test]
 async fn usage_is_kept_for_300_seconds() {
     let world = World::start().await;
-    world.cache.post_usage(&"alice".parse().unwrap(), json!({"basic": {"used": 3}}));
-    until(async || world.server.command(&["GET", "user:usage:alice"]) == r#"{"basic":{"used":3}}"#).await;
+    let basic = ClassSnapshot {
+        class: "basic",
+        window: WindowKind::Day,
+        resets_at: "2026-12-01T00:00:00Z".to_owned(),
+        used: Amounts { requests: 3, prompt_tokens: 5, completion_tokens: 7, cost: Nanodollars(9) },
+        reserved: Amounts::ZERO,
+    };
+    let snapshot = UsageSnapshot { classes: vec![basic] };
+    world.cache.post_usage(&"alice".parse().unwrap(), &snapshot);
+    let written = json!({"classes": [{
+        "class": "basic", "window": "day", "resets_at": "2026-12-01T00:00:00Z",
+        "used": {"requests": 3, "prompt_tokens": 5, "completion_tokens": 7, "cost": 9},
+        "reserved": {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0},
+    }]});
+    let read = || serde_json::from_str::<Value>(&world.server.command(&["GET", "user:usage:alice"])).ok();
+    until(async || read().is_some()).await;
+    assert_eq!(read(), Some(written));
     let rest: u64 = world.server.command(&["TTL", "user:usage:alice"]).parse().unwrap();
     assert!((290..=300).contains(&rest), "{rest}");
 }

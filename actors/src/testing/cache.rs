@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use super::Faults;
 use crate::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
-    ports::SharedCache,
+    ports::{SharedCache, UsageSnapshot},
 };
 
 /// A shared cache in memory.
@@ -75,8 +75,8 @@ impl SharedCache for FakeCache {
         self.state().keys.insert(*key, user.clone());
     }
 
-    fn post_usage(&self, user: &UserId, snapshot: serde_json::Value) {
-        self.state().usage.insert(user.clone(), snapshot);
+    fn post_usage(&self, user: &UserId, snapshot: &UsageSnapshot<'_>) {
+        self.state().usage.insert(user.clone(), serde_json::json!(snapshot));
     }
 
     fn healthy(&self) -> Option<bool> {
