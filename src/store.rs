@@ -13,6 +13,7 @@
 //!   take it. A lease is only written under the lock of its total: nobody ever waits for a lease. What is dropped
 //!   without that lock (leases of windows long ended) is skipped where somebody has it.
 //! - No error and no `Debug` output holds a password.
+//! - Callers that are asked for at the same time share statements (`gathering`), and those that are added a transaction.
 //!
 //! Limits: `pool_max` connections, `connect_timeout` for one to come free, `statement_timeout` for a call.
 
@@ -21,6 +22,7 @@ mod changes;
 mod corrections;
 mod directory;
 mod fault;
+mod gathering;
 mod inspection;
 mod instances;
 mod keys;
@@ -50,7 +52,10 @@ use std::{
 
 #[cfg(doc)]
 use actors::ports::{CatalogSource, Directory, LedgerStore};
-use actors::{domain::Timestamp, ports::StoreError};
+use actors::{
+    domain::{CallerRecord, Timestamp, UserId},
+    ports::StoreError,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -58,9 +63,11 @@ use uuid::Uuid;
 
 use self::{
     fault::Fault,
+    gathering::Gathering,
     link::{Link, Scope},
     pool::{AsyncWork, Opener, Pool, Sizes},
     url::Address,
+    users::NewCaller,
 };
 use crate::{io::IoHandle, values};
 
@@ -80,6 +87,10 @@ pub use self::{
 
 /// The most connections that read a SQLite file at once, beside the one that writes.
 const SQLITE_READERS: u32 = 4;
+/// The most statements at once that look callers up, and the most transactions that add some. These follow one another by
+/// the change counter; but where one hangs with its connection, the other goes on.
+const LOOKUPS: usize = 4;
+const ADDITIONS: usize = 2;
 
 /// Where the store is and how it is connected to: `[database]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -157,6 +168,8 @@ struct Inner {
     report: Pool,
     opener: Opener,
     observer: OnceLock<Observer>,
+    lookups: Arc<Gathering<UserId, Option<CallerRecord>>>,
+    additions: Arc<Gathering<NewCaller, CallerRecord>>,
 }
 
 impl fmt::Debug for Store {
@@ -326,7 +339,8 @@ fn open(config: &Config, io: IoHandle) -> Result<Inner, StoreError> {
         None => read.clone(),
         Some(replica) => open_pool(replica, config, false)?.1,
     };
-    Ok(Inner { io, write, read, report, opener, observer: OnceLock::new() })
+    let (lookups, additions) = (Gathering::new(LOOKUPS), Gathering::new(ADDITIONS));
+    Ok(Inner { io, write, read, report, opener, observer: OnceLock::new(), lookups, additions })
 }
 
 fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), StoreError> {

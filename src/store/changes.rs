@@ -10,8 +10,9 @@ use actors::{
 };
 use diesel::{
     ExpressionMethods, QueryDsl,
-    sql_types::{BigInt, Text},
+    sql_types::{BigInt, SmallInt, Text},
 };
+use serde::Serialize;
 
 use super::{
     fault::Fault,
@@ -61,17 +62,38 @@ pub(super) async fn note(link: &mut Link, change: &Change) -> Result<i64, Fault>
 /// Notes that leases are asked back, first thing in a transaction, and returns the last one's number.
 pub(super) async fn note_recalls(link: &mut Link, recalls: &[Recall]) -> Result<i64, Fault> {
     let subjects: Vec<String> = recalls.iter().map(subject).collect();
+    Ok(note_all(link, RECALL, &subjects).await?.1)
+}
+
+/// Notes that users are added, and returns the number before the first one's: the others follow in this order.
+pub(super) async fn note_users(link: &mut Link, users: impl Iterator<Item = &UserId>) -> Result<i64, Fault> {
+    let subjects: Vec<&str> = users.map(UserId::as_str).collect();
+    Ok(note_all(link, USER, &subjects).await?.0)
+}
+
+/// Notes changes of one kind. Returns the number before the first one's and the last one's.
+async fn note_all<S: Serialize>(link: &mut Link, kind: i16, subjects: &[S]) -> Result<(i64, i64), Fault> {
     let count = i64::try_from(subjects.len()).unwrap_or(i64::MAX);
     let (last, now) = take(link, count).await?;
     let text = link.text(
         "INSERT INTO changes (seq, kind, subject, at)
-         SELECT $1 + place, 4, subject, $2
-         FROM json_array_elements_text($3::json) WITH ORDINALITY AS recalled (subject, place)",
-        "INSERT INTO changes (seq, kind, subject, at) SELECT $1 + key + 1, 4, value, $2 FROM json_each($3)",
+         SELECT $1 + place, $2, subject, $3
+         FROM json_array_elements_text($4::json) WITH ORDINALITY AS noted (subject, place)",
+        "INSERT INTO changes (seq, kind, subject, at) SELECT $1 + key + 1, $2, value, $3 FROM json_each($4)",
     );
-    let subjects = serde_json::Value::from(subjects).to_string();
-    link.execute(sql!(text, BigInt = last - count, BigInt = now, Text = subjects)).await?;
-    Ok(last)
+    let subjects = serde_json::json!(subjects).to_string();
+    let before = last - count;
+    link.execute(sql!(text, BigInt = before, SmallInt = kind, BigInt = now, Text = subjects)).await?;
+    Ok((before, last))
+}
+
+/// Waits for all who note changes, and keeps them waiting until the transaction ends: for who must read before writing.
+/// SQLite's transactions that write do that by themselves.
+pub(super) async fn lock(link: &mut Link) -> Result<(), Fault> {
+    let text =
+        link.text("SELECT seq AS value FROM change_counter FOR UPDATE", "SELECT seq AS value FROM change_counter");
+    let Number { .. } = link.get(sql!(text)).await?;
+    Ok(())
 }
 
 /// Takes the next numbers and returns the last of them, with the time. Drops what is too old.

@@ -6,13 +6,17 @@ use actors::{
 };
 use futures_util::future::BoxFuture;
 
-use super::{Store, changes, fault::Fault, keys, link::Link, users};
+use super::{
+    Store, changes, keys,
+    link::Link,
+    users::{self, NewCaller},
+};
 
 impl Directory for Store {
     fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Result<Option<CallerRecord>, StoreError>> {
-        let user = user.clone();
-        let find = async move |link: &mut Link| users::find(link, &user).await;
-        Box::pin(async move { Ok(self.read("user.find", find).await?) })
+        let (user, store) = (user.clone(), self.clone());
+        let look_up = move |users| find_all(store.clone(), users);
+        Box::pin(self.0.lookups.ask(&self.0.io, user, look_up))
     }
 
     fn provision<'a>(
@@ -20,21 +24,9 @@ impl Directory for Store {
         user: &'a UserId,
         plan: Option<&'a str>,
     ) -> BoxFuture<'a, Result<CallerRecord, StoreError>> {
-        Box::pin(async move {
-            if let Some(known) = self.caller(user).await? {
-                return Ok(known);
-            }
-            let (id, plan) = (user.clone(), plan.map(str::to_owned));
-            let add = async move |link: &mut Link| {
-                users::add(link, &id, plan.as_deref()).await?;
-                users::find(link, &id).await
-            };
-            let added = match self.write("user.provision", add).await {
-                Err(Fault::Superfluous) => self.caller(user).await?,
-                added => added?,
-            };
-            added.ok_or_else(|| StoreError::Refused(format!("user {user} can't be added")))
-        })
+        let (new, store) = (NewCaller { id: user.clone(), plan: plan.map(str::to_owned) }, self.clone());
+        let add = move |new| provision_all(store.clone(), new);
+        Box::pin(self.0.additions.ask(&self.0.io, new, add))
     }
 
     fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Result<Option<KeyRecord>, StoreError>> {
@@ -64,4 +56,17 @@ impl Directory for Store {
         let recent = async |link: &mut Link| changes::recent(link).await;
         Box::pin(async move { Ok(self.snapshot("changes.recent", &self.0.read, None, recent).await?) })
     }
+}
+
+async fn find_all(store: Store, asked: Vec<UserId>) -> Result<Vec<Option<CallerRecord>>, StoreError> {
+    let find = async move |link: &mut Link| {
+        let known = users::find_all(link, asked.iter()).await?;
+        Ok(asked.iter().map(|user| known.get(user).cloned()).collect())
+    };
+    Ok(store.read("user.find", find).await?)
+}
+
+async fn provision_all(store: Store, new: Vec<NewCaller>) -> Result<Vec<CallerRecord>, StoreError> {
+    let provision = async move |link: &mut Link| users::provision_all(link, &new).await;
+    Ok(store.write("user.provision", provision).await?)
 }

@@ -1,5 +1,7 @@
 //! Plans, their lines, and the classes that these are about.
 
+use std::collections::HashMap;
+
 use actors::{
     domain::{Class, ClassId, Limits, PlanId, WindowKind},
     ports::{Change, StoreError},
@@ -85,6 +87,12 @@ impl Store {
 pub(super) async fn find(link: &mut Link, name: &str) -> Result<Option<PlanId>, Fault> {
     let name = name.to_owned();
     Ok(link.find(plans::table.filter(plans::name.eq(name)).select(plans::id)).await?.map(PlanId))
+}
+
+/// Returns all plans by their names: there are as few as in a catalog.
+pub(super) async fn by_name(link: &mut Link) -> Result<HashMap<String, PlanId>, Fault> {
+    let rows: Vec<(String, i32)> = link.load(plans::table.select((plans::name, plans::id))).await?;
+    Ok(rows.into_iter().map(|(name, id)| (name, PlanId(id))).collect())
 }
 
 /// Finds a plan that somebody named.

@@ -1,10 +1,18 @@
 //! Users: found, provisioned, administered.
 
+use std::{
+    collections::{HashMap, HashSet},
+    iter,
+};
+
 use actors::{
     domain::{CallerRecord, PlanId, Role, Timestamp, UserId, UserKey},
     ports::{Change, StoreError},
 };
-use diesel::{ExpressionMethods, JoinOnDsl, QueryDsl};
+use diesel::{
+    ExpressionMethods, JoinOnDsl, QueryDsl, QueryableByName,
+    sql_types::{BigInt, Bool, Integer, Text},
+};
 
 use super::{
     Store, changes,
@@ -12,6 +20,7 @@ use super::{
     link::Link,
     plans,
     schema::{plans as plans_table, users},
+    sql::sql,
 };
 
 /// The plan of whom nobody gave another.
@@ -129,49 +138,101 @@ impl Store {
     }
 }
 
-/// Finds a user.
-pub(super) async fn find(link: &mut Link, user: &UserId) -> Result<Option<CallerRecord>, Fault> {
-    let row: Option<(i64, String, i32, bool, i64)> = link
-        .find(users::table.filter(users::name.eq(user.as_str().to_owned())).select((
-            users::id,
-            users::role,
-            users::plan_id,
-            users::disabled,
-            users::version,
-        )))
-        .await?;
-    Ok(row.map(|(key, role, plan, disabled, version)| CallerRecord {
-        key: UserKey(key),
-        id: user.clone(),
-        role: Role::named(&role),
-        plan: PlanId(plan),
-        disabled,
-        version,
-    }))
+/// A caller whom the store may not know yet.
+#[derive(Debug, Clone)]
+pub(super) struct NewCaller {
+    pub(super) id: UserId,
+    /// The plan to be added with, by name.
+    pub(super) plan: Option<String>,
 }
 
-/// Adds a user with the named plan or, where there is none of that name, the default one.
-///
-/// # Errors
-/// [`Fault::Superfluous`]: somebody else just did.
-pub(super) async fn add(link: &mut Link, user: &UserId, plan: Option<&str>) -> Result<(), Fault> {
-    let version = changes::note(link, &Change::User(user.clone())).await?;
-    let plan = match plan {
-        Some(name) => plans::find(link, name).await?,
-        None => None,
+/// Finds a user.
+pub(super) async fn find(link: &mut Link, user: &UserId) -> Result<Option<CallerRecord>, Fault> {
+    Ok(find_all(link, iter::once(user)).await?.remove(user))
+}
+
+/// Finds users, in one statement.
+pub(super) async fn find_all(link: &mut Link, users: impl Iterator<Item = &UserId>) -> Result<Known, Fault> {
+    let names: Vec<&str> = users.map(UserId::as_str).collect();
+    let text = link.text(
+        "SELECT id, name, role, plan_id, disabled, version FROM users
+         WHERE name = ANY (ARRAY(SELECT json_array_elements_text($1::json)))",
+        "SELECT id, name, role, plan_id, disabled, version FROM users WHERE name IN (SELECT value FROM json_each($1))",
+    );
+    known(link.load(sql!(text, Text = serde_json::json!(names).to_string())).await?)
+}
+
+/// Returns what is known of these callers, in their order, once those that were unknown have been added: with the plan
+/// that was named for them or, where there is none of that name, the default one.
+pub(super) async fn provision_all(link: &mut Link, asked: &[NewCaller]) -> Result<Vec<CallerRecord>, Fault> {
+    // Whoever adds users holds this lock, so who is unknown now stays unknown until the commit.
+    changes::lock(link).await?;
+    let mut known = find_all(link, asked.iter().map(|new| &new.id)).await?;
+    // Of several who ask for one user the first counts.
+    let mut seen = HashSet::new();
+    let unknown: Vec<&NewCaller> =
+        asked.iter().filter(|new| !known.contains_key(&new.id) && seen.insert(&new.id)).collect();
+    if !unknown.is_empty() {
+        known.extend(add_all(link, &unknown).await?);
+    }
+    let records = asked.iter().map(|new| known.get(&new.id).cloned());
+    records.collect::<Option<_>>().ok_or(Fault::Query(diesel::result::Error::NotFound))
+}
+
+/// Adds users that are all unknown. The version of each is the number of its own change.
+async fn add_all(link: &mut Link, unknown: &[&NewCaller]) -> Result<Known, Fault> {
+    let plans = plans::by_name(link).await?;
+    let default =
+        plans.get(DEFAULT_PLAN).ok_or_else(|| Fault::Refused(format!("there is no plan `{DEFAULT_PLAN}`")))?;
+    let plan = |new: &NewCaller| new.plan.as_ref().and_then(|name| plans.get(name)).unwrap_or(default).0;
+    let rows: Vec<(&str, i32)> = unknown.iter().map(|new| (new.id.as_str(), plan(new))).collect();
+    let before = changes::note_users(link, unknown.iter().map(|new| &new.id)).await?;
+    let text = link.text(
+        "INSERT INTO users (name, plan_id, version)
+         SELECT added ->> 0, (added ->> 1)::integer, $1 + place
+         FROM json_array_elements($2::json) WITH ORDINALITY AS adding (added, place)
+         RETURNING id, name, role, plan_id, disabled, version",
+        "INSERT INTO users (name, plan_id, version)
+         SELECT value ->> 0, value ->> 1, $1 + key + 1 FROM json_each($2)
+         RETURNING id, name, role, plan_id, disabled, version",
+    );
+    known(link.load(sql!(text, BigInt = before, Text = serde_json::json!(rows).to_string())).await?)
+}
+
+/// Users by their ids.
+type Known = HashMap<UserId, CallerRecord>;
+
+fn known(rows: Vec<KnownRow>) -> Result<Known, Fault> {
+    let record = |row: KnownRow| {
+        let id = user_id(row.name)?;
+        let record = CallerRecord {
+            key: UserKey(row.id),
+            id: id.clone(),
+            role: Role::named(&row.role),
+            plan: PlanId(row.plan_id),
+            disabled: row.disabled,
+            version: row.version,
+        };
+        Ok((id, record))
     };
-    let plan = match plan {
-        Some(plan) => plan,
-        None => plans::named(link, DEFAULT_PLAN).await?,
-    };
-    let added = link
-        .execute(
-            diesel::insert_into(users::table)
-                .values((users::name.eq(user.as_str()), users::plan_id.eq(plan.0), users::version.eq(version)))
-                .on_conflict_do_nothing(),
-        )
-        .await?;
-    if added == 1 { Ok(()) } else { Err(Fault::Superfluous) }
+    rows.into_iter().map(record).collect()
+}
+
+/// What is known of a user.
+#[derive(QueryableByName)]
+struct KnownRow {
+    #[diesel(sql_type = BigInt)]
+    id: i64,
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Text)]
+    role: String,
+    #[diesel(sql_type = Integer)]
+    plan_id: i32,
+    #[diesel(sql_type = Bool)]
+    disabled: bool,
+    #[diesel(sql_type = BigInt)]
+    version: i64,
 }
 
 /// Reads an id that the store holds.

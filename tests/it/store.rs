@@ -2,6 +2,7 @@
 
 mod admin;
 mod books;
+mod crowd;
 mod faults;
 mod leases;
 mod schema;

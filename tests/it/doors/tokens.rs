@@ -1,10 +1,11 @@
 //! Which tokens open the door.
 
+use futures_util::future::join_all;
 use hne_load::client::Request;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
-use super::{EXPIRED, NO_TOKEN, Row, holding, row, turned_away, until};
+use super::{EXPIRED, NO_TOKEN, Row, holding, post, row, turned_away, until, valid};
 use crate::harness::app::{DEADLINE, Database, SECRET, TestApp, now, run, token};
 
 fn signed(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
@@ -91,6 +92,21 @@ fn an_unknown_user_is_added_or_refused() {
         assert_eq!(app.anonymous().send(&usage(&holding("known"))).await.unwrap().status, 200);
     });
     assert!(!app.cli(&["user", "list"]).to_string().contains("stranger"));
+}
+
+#[test]
+fn a_crowd_of_strangers_is_let_in() {
+    for database in [Database::Postgres, Database::Sqlite] {
+        let app = TestApp::on(database).redis().start();
+        let ask = async |number: usize| {
+            let request = post(&valid()).bearer(&holding(&format!("stranger-{number}")));
+            let mut response = app.anonymous().send(&request).await.unwrap();
+            (response.status, response.text().await.unwrap())
+        };
+        let answers = run(join_all((0..300).map(ask)));
+        assert_eq!(answers.into_iter().find(|(status, _)| *status != 200), None);
+        assert_eq!(app.cli(&["user", "list"])["users"].as_array().unwrap().len(), 300);
+    }
 }
 
 #[test]
