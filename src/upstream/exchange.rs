@@ -23,8 +23,10 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::pool::{Connection, Pool};
 
-/// Room for a request's head.
-const HEAD_BYTES: usize = 1024;
+/// Room for a request's head and a short body.
+const HEAD_BYTES: usize = 2 * 1024;
+/// A body of so many bytes is copied behind its head: one piece is sent for less than two are.
+const COPIED_BYTES: usize = 1024;
 
 /// A request, ready to be sent.
 pub(super) struct Request {
@@ -49,7 +51,12 @@ pub(super) async fn exchange(pool: &Pool, request: Request) -> Result<(ResponseH
     let item = (RequestHeadType::Rc(request.head, Some(request.headers)), sized);
     codec.encode(Message::Item(item), &mut head).map_err(broken)?;
     let mut connection = pool.connect().await?;
-    connection.socket.write_all_buf(&mut head.chain(request.body)).await.map_err(broken)?;
+    if request.body.len() <= COPIED_BYTES {
+        head.extend_from_slice(&request.body);
+        connection.socket.write_all(&head).await.map_err(broken)?;
+    } else {
+        connection.socket.write_all_buf(&mut head.chain(request.body)).await.map_err(broken)?;
+    }
     connection.socket.flush().await.map_err(broken)?;
     let head = std::future::poll_fn(|cx| poll_head(&mut connection, &mut codec, cx)).await?;
     let reusable = codec.keep_alive();
