@@ -99,6 +99,8 @@ impl Counts {
     pub(super) fn insert(&mut self, held: Held, now: Timestamp) -> &mut Held {
         self.held.retain(|old| old.account.window.end() > now || !old.is_quiet());
         let index = self.held.len();
+        // Most users have one account; room for four, which a list takes by itself, would be 2 KiB for each user.
+        self.held.reserve_exact(1);
         self.held.push(held);
         // Just pushed.
         self.held.get_mut(index).unwrap_or_else(|| unreachable!("an account was just added"))
