@@ -81,12 +81,13 @@ fn poll_head(
         if !connection.unread.is_empty()
             && let Some(head) = codec.decode(&mut connection.unread).map_err(broken)?
         {
-            // What is only on the way isn't the answer yet (RFC 9110, section 15.2).
-            if !head.status.is_informational() {
-                connection.give_back();
-                return Poll::Ready(Ok(head));
+            // What comes before the answer has no body (RFC 9110, section 15.2); what has one, such as another protocol,
+            // was not asked for.
+            if head.status.is_informational() && matches!(codec.message_type(), MessageType::None) {
+                continue;
             }
-            continue;
+            connection.give_back();
+            return Poll::Ready(Ok(head));
         }
         if ready!(connection.poll_read(cx)).map_err(broken)? == 0 {
             return Poll::Ready(Err(UpstreamError::Broken));

@@ -114,6 +114,7 @@ fn an_answer_ends_where_its_framing_says_and_only_then_its_connection_serves_aga
         ("no last chunk", chunked(""), After::Close, 502, 2),
         ("nothing", answer("1.1", "content-length: 0\r\n", ""), After::Keep, 502, 1),
         ("no length at all", "HTTP/1.1 204 No Content\r\n\r\n".to_owned(), After::Keep, 502, 1),
+        ("another protocol", "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n".to_owned(), After::Keep, 502, 2),
         ("nothing that is HTTP", "yes\r\n\r\n".to_owned(), After::Keep, 502, 2),
     ];
     for (case, answer, after, status, connections) in cases {
