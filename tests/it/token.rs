@@ -15,22 +15,9 @@ use futures_util::FutureExt;
 use hasnot_engine::token::{Algorithm, ApiKey, Config, Issuer, Verifier, revocation_hash};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use signer::{FakeFetch, Signer};
+use signer::{FakeFetch, Signer, plain};
 
 const ALL: [Algorithm; 4] = [Algorithm::Hs256, Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
-
-/// Nothing but the keys is configured.
-fn plain(algorithm: Algorithm) -> Config {
-    Config {
-        algorithm,
-        secret: None,
-        public_key_file: None,
-        jwks_url: None,
-        issuer: None,
-        audience: None,
-        trust_role_claim: false,
-    }
-}
 
 fn verifier(config: &Config, clock: &Arc<ManualClock>) -> Verifier {
     Verifier::new(config, Arc::new(FakeFetch::default()), clock.clone(), &metrics()).unwrap()

@@ -63,7 +63,7 @@ impl Signer {
 
     /// The configuration of somebody who believes this signer.
     pub(super) fn config(&self) -> Config {
-        let plain = super::plain(self.algorithm);
+        let plain = plain(self.algorithm);
         match self.algorithm {
             Algorithm::Hs256 => Config { secret: Some(self.secret.clone().into()), ..plain },
             _ => Config { public_key_file: Some(self.file.path().to_owned()), ..plain },
@@ -109,6 +109,19 @@ impl Signer {
             Algorithm::EdDsa => jsonwebtoken::Algorithm::EdDSA,
         };
         Header { kid: id.map(str::to_owned), ..Header::new(algorithm) }
+    }
+}
+
+/// Nothing but the keys is configured.
+pub(super) fn plain(algorithm: Algorithm) -> Config {
+    Config {
+        algorithm,
+        secret: None,
+        public_key_file: None,
+        jwks_url: None,
+        issuer: None,
+        audience: None,
+        trust_role_claim: false,
     }
 }
 
