@@ -222,7 +222,16 @@ fn sources(root: &Path, folders: &[&str]) -> Vec<Source> {
 #[test]
 fn the_sources_keep_the_style() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["src", "actors/src", "actors/benches", "actors/tests", "load/src", "tests/it", "tests/fuzz/targets"];
+    let folders = [
+        "src",
+        "actors/src",
+        "actors/benches",
+        "actors/tests",
+        "load/src",
+        "tests/it",
+        "tests/benches",
+        "tests/fuzz/targets",
+    ];
     let sources = sources(root, &folders);
     assert!(sources.len() > 20, "the sources are not where they were");
     let rules = [service_arrows, engine_arrows, sizes, documentation, names, attributes, printing, sql];
