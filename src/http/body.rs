@@ -198,7 +198,7 @@ impl ChatBody {
             let mut force = |key: Key, value: &'static str| match fields.at(key).map(range) {
                 Some(range) => splices.push(Splice { range, text: value.into() }),
                 None => {
-                    splices.push(Splice { range: open..open, text: format!("\"{}\":{value},", key.name()).into() });
+                    splices.push(Splice { range: open..open, text: ["\"", key.name(), "\":", value, ","].concat().into() });
                 }
             };
             if fields.get(Key::Stream).is_none() {
@@ -265,7 +265,8 @@ impl ChatBody {
 
 impl RequestBody for ChatBody {
     fn for_model(&self, model: &Model) -> Bytes {
-        let name = serde_json::Value::from(&*model.upstream_model).to_string();
+        // Text can always be written.
+        let name = serde_json::to_string(&*model.upstream_model).unwrap_or_default();
         let named = self.raw.get(self.model_at.clone()) == Some(name.as_bytes());
         if named && self.splices.is_empty() {
             return self.raw.clone();
