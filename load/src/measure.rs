@@ -12,6 +12,8 @@
 //! | [`many`] | thousands of slow streams, begun on a schedule |
 //! | [`crowd`] | a thousand unknown users at once |
 //! | [`overload`] | five times as much as is admitted |
+//! | [`growth`] | more and more connections, users, models |
+//! | [`soak`] | the same for a long time, and whether anything grew |
 //! | [`wrk`] | wrk's part |
 //! | [`leaving`] | clients that connect and vanish, and what must not be left of them |
 //! | [`record`] | what one measurement says; one line of JSON |
@@ -28,6 +30,7 @@ pub mod check;
 pub mod closed;
 pub mod crowd;
 pub mod figures;
+pub mod growth;
 pub mod instructions;
 pub mod job;
 pub mod leaving;
@@ -39,6 +42,7 @@ pub mod progress;
 pub mod record;
 pub mod report;
 pub mod scenario;
+pub mod soak;
 pub mod target;
 pub mod token;
 pub mod wrk;

@@ -4,11 +4,13 @@ use hne_load::{
     block_on,
     measure::{
         figures::real,
+        growth::{self, Grows},
         instructions::{self, Recorded},
         leaving,
         record::Record,
         report::Report,
         scenario::{self, Scenario, Size},
+        soak::{self, Verdict},
         target::Target,
         token,
     },
@@ -29,13 +31,18 @@ usage: hne-load measure --secret S --target NAME=ADDR,PID … --out FILE [--scen
                         [--percent N] [--wrk-seconds N] [--streams N] [--frames N] [--overload-seconds N]
                         [--warm-up yes|no]
        hne-load leave   --secret S --target NAME=ADDR,PID --mock ADDR --out FILE [--cycles N]
+       hne-load grow    --secret S --target NAME=ADDR,PID … --out FILE --of connections|users|models --step N
+                        [--rounds N] [--percent N] [--before N] [--cold N] [--warm N]
+       hne-load soak    --secret S --target NAME=ADDR,PID --out FILE [--minutes N] [--rate N]
        hne-load report  --raw FILE --results FOLDER --name NAME --base TARGET --title TEXT [--note TEXT]
-                        [--about NAME=VALUE …] [--plot FIGURE=FILE …]
+                        [--about NAME=VALUE …] [--plot FIGURE=FILE …] [--lines FILE]
        hne-load instructions --raw FILE --recorded FILE --toolchain TEXT --dump SCENARIO=FILE … [--record yes]
        hne-load token   --secret S --user NAME
 
   measure  runs each scenario against each target, in random order, and adds a line of JSON to FILE for each
   leave    lets clients come and leave, and fails if anything is left of them
+  grow     measures each target with so many connections, users or models
+  soak     sends at a rate for a long time, and fails if an answer was wrong, or more is held at the end
   report   makes NAME.json, NAME.md and plots of what `measure` has kept
   instructions  divides what callgrind has dumped by the requests that `measure` has kept, and compares or records it
   token    prints a token of a user
@@ -44,7 +51,14 @@ usage: hne-load measure --secret S --target NAME=ADDR,PID … --out FILE [--scen
   --target   what is measured, and the process behind it, whose children count as well
   --percent  of the usual number of requests in closed loops (100)
   --streams, --frames  of scenario F (9500, 30)
+  --before, --cold, --warm  users that were there at the step before (0), that are new to the service (30000) and that
+             are asked for again (30000), at most
 ";
+
+/// At each step of what grows: seconds of CPU time, of which the clock's ticks of 10 ms are no part that counts.
+const REQUESTS: u32 = 40_000;
+/// Users that are new at each step: each of them costs the store some work as well.
+const COLD: u32 = 30_000;
 
 /// What went wrong, and the exit code for it (sysexits.h).
 struct Failed(String, u8);
@@ -62,7 +76,9 @@ fn main() -> ExitCode {
         Some((command, rest)) => Flags::parse(rest).and_then(|flags| match command.as_str() {
             "measure" => measure(&flags),
             "leave" => leave(&flags),
-            "token" => say(&format!("{}\n", token::issue(&flags.text("secret")?, &flags.text("user")?)?)),
+            "grow" => grow(&flags),
+            "soak" => soak(&flags),
+            "token" => say(&format!("{}\n", token::issue(&flags.text("secret")?, &flags.text("user")?, token::now())?)),
             "instructions" => count(&flags),
             "report" => report(&flags),
             other => Err(usage(format!("{other} is unknown"))),
@@ -111,6 +127,46 @@ fn measure(flags: &Flags) -> Result<(), Failed> {
     Ok(())
 }
 
+fn grow(flags: &Flags) -> Result<(), Failed> {
+    let percent: u32 = flags.number("percent", 100)?;
+    let grows = match flags.text("of")?.as_str() {
+        "connections" => Grows::Connections,
+        "models" => Grows::Models,
+        "users" => Grows::Users {
+            before: flags.number("before", 0)?,
+            cold: flags.number("cold", COLD)? * percent / 100,
+            warm: flags.number("warm", COLD)?,
+        },
+        other => return Err(usage(format!("--of can't be {other}"))),
+    };
+    let (step, requests, out) = (flags.number("step", 1)?, REQUESTS * percent / 100, flags.text("out")?);
+    for round in 1..=flags.number("rounds", 1)? {
+        for target in flags.targets()? {
+            for record in block_on(growth::measure(&target, growth::Plan { grows, step, requests, round }))?? {
+                keep(&record, Path::new(&out))?;
+                say(&format!("{}\n", record.line()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn soak(flags: &Flags) -> Result<(), Failed> {
+    let targets = flags.targets()?;
+    let service = targets.first().ok_or_else(|| usage("--target is missing".to_owned()))?;
+    let mut plan = soak::Plan::default();
+    plan.minutes = flags.number("minutes", plan.minutes)?;
+    plan.rate = flags.number("rate", plan.rate)?;
+    let (out, mut records) = (flags.text("out")?, Vec::new());
+    block_on(soak::run(service, plan, |record| {
+        records.push(record.clone());
+        writeln!(io::stdout(), "{}", record.line())?;
+        keep(record, Path::new(&out))
+    }))??;
+    let verdict = Verdict::of(&records).ok_or_else(|| Failed("too short to be judged".to_owned(), 65))?;
+    if verdict.is_well() { say(&format!("{verdict}\n")) } else { Err(Failed(verdict.to_string(), 1)) }
+}
+
 fn keep(record: &Record, file: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).append(true).open(file)?;
     writeln!(file, "{}", serde_json::to_string(record)?)
@@ -126,6 +182,11 @@ fn report(flags: &Flags) -> Result<(), Failed> {
     for (figure, file) in flags.pairs("plot").map_err(usage)? {
         fs::write(folder.join(&file), report.plot(&figure))?;
         notes.push_str(&format!("\n![{figure}]({file})"));
+    }
+    if let Some(file) = flags.list("lines") {
+        fs::write(folder.join(file), report.lines())?;
+        let verdict = Verdict::of(&report.records).map_or_else(String::new, |verdict| format!("{verdict}."));
+        notes.push_str(&format!("\n{verdict}\n\n![what was held]({file})"));
     }
     let markdown = report.markdown(&flags.text("title")?, &notes);
     fs::write(folder.join(format!("{name}.json")), serde_json::to_string(&report).map_err(io::Error::other)?)?;
@@ -146,6 +207,7 @@ fn count(flags: &Flags) -> Result<(), Failed> {
     let file = flags.text("recorded")?;
     if flags.list("record").is_some_and(|text| text == "yes") {
         let text = serde_json::to_string_pretty(&counted).map_err(io::Error::other)?;
+        fs::create_dir_all(Path::new(&file).parent().unwrap_or(Path::new("")))?;
         fs::write(&file, format!("{text}\n"))?;
         return say(&format!("recorded in {file}: {text}\n"));
     }

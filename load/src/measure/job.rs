@@ -73,13 +73,24 @@ impl Job {
     /// # Errors
     /// There is no token for this target.
     pub fn new(target: &Target, user: &str, marker: &str, shape: &Shape, options: &str) -> io::Result<Self> {
-        let (frames, stream, echo) = match *shape {
-            Shape::Whole(frames) => (frames, false, ""),
-            Shape::Stream(frames) => (frames, true, ""),
-            Shape::Echo(frames) => (frames, true, "+echo"),
+        let (frames, echo) = match *shape {
+            Shape::Whole(frames) | Shape::Stream(frames) => (frames, ""),
+            Shape::Echo(frames) => (frames, "+echo"),
+        };
+        Self::of_model(target, user, marker, shape, &format!("mock/load+frames-{frames}{echo}{options}"))
+    }
+
+    /// As [`Job::new`], of a model that the target's catalog has under this name, and that answers in this shape.
+    ///
+    /// # Errors
+    /// There is no token for this target.
+    pub fn of_model(target: &Target, user: &str, marker: &str, shape: &Shape, model: &str) -> io::Result<Self> {
+        let (frames, stream) = match *shape {
+            Shape::Whole(frames) => (frames, false),
+            Shape::Stream(frames) | Shape::Echo(frames) => (frames, true),
         };
         let body = json!({
-            "model": format!("mock/load+frames-{frames}{echo}{options}"),
+            "model": model,
             "messages": [{"role": "user", "content": marker}],
             "stream": stream,
         });

@@ -1,4 +1,4 @@
-//! Bar charts as SVG. Pure.
+//! Bar charts and lines as SVG. Pure.
 
 use std::fmt::Write as _;
 
@@ -26,6 +26,9 @@ const HEIGHT: f64 = 260.0;
 const TOP: f64 = 64.0;
 const LEFT: f64 = 56.0;
 const BAR: f64 = 26.0;
+/// How high and wide a line may go.
+const LINE: f64 = 130.0;
+const WIDTH: f64 = 640.0;
 const SPACE: f64 = 22.0;
 /// Colours that stay apart for colour-blind eyes (Okabe and Ito), on white and on black.
 const COLOURS: [&str; 7] = ["#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
@@ -70,7 +73,36 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
         text(&mut body, x + 18.0, 45.0, "start", name);
     }
     text(&mut body, LEFT, 20.0, "start", title);
-    let height = TOP + HEIGHT + 32.0;
+    svg(width, TOP + HEIGHT + 32.0, &body)
+}
+
+/// Draws lines, each above an axis of its own that begins with 0; what they share runs from left to right.
+#[must_use]
+pub fn lines(shared: &str, lines: &[(&str, Vec<(f64, f64)>)]) -> String {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let right = points().map(|point| point.0).fold(1.0, f64::max);
+    let (mut body, mut bottom) = (String::new(), 0.0);
+    for (place, (name, points)) in lines.iter().enumerate() {
+        let most = points.iter().map(|point| point.1).fold(1.0, f64::max);
+        bottom += LINE + 36.0;
+        text(&mut body, LEFT, bottom - LINE - 12.0, "start", name);
+        for value in [0.0, most / 2.0, most] {
+            let y = bottom - LINE * value / most;
+            let end = LEFT + WIDTH;
+            put(&mut body, format_args!(r##"<line x1="{LEFT}" x2="{end}" y1="{y:.1}" y2="{y:.1}" stroke="#8884"/>"##));
+            text(&mut body, LEFT - 8.0, y + 4.0, "end", &format!("{value:.0}"));
+        }
+        let at = |&(x, y): &(f64, f64)| format!("{:.1},{:.1}", LEFT + WIDTH * x / right, bottom - LINE * y / most);
+        let path = points.iter().map(at).collect::<Vec<_>>().join(" ");
+        let colour = COLOURS.iter().cycle().nth(place + 1).copied().unwrap_or("#999999");
+        put(&mut body, format_args!(r#"<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>"#));
+    }
+    text(&mut body, LEFT, bottom + 18.0, "middle", "0");
+    text(&mut body, LEFT + WIDTH, bottom + 18.0, "end", &format!("{right:.0} {shared}"));
+    svg(LEFT + WIDTH + 16.0, bottom + 32.0, &body)
+}
+
+fn svg(width: f64, height: f64, body: &str) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
          font-family=\"sans-serif\" font-size=\"13\" fill=\"#777\">\n{body}</svg>\n"
@@ -146,6 +178,13 @@ mod tests {
             drawn.contains(&format!("height=\"{once:.1}\"")),
             "from an eighth to 4 are five steps, and once is the third"
         );
+    }
+
+    #[test]
+    fn lines_reach_their_highest_values() {
+        let drawn = lines("minutes", &[("MiB", vec![(0.0, 0.0), (2.0, 40.0)]), ("files", vec![(2.0, 9.0)])]);
+        assert_eq!(drawn.matches("<polyline").count(), 2);
+        assert!(drawn.contains("points=\"56.0,166.0 696.0,36.0\"") && drawn.contains("2 minutes"), "{drawn}");
     }
 
     #[test]

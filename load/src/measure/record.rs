@@ -27,6 +27,9 @@ pub struct Record {
     pub target: String,
     /// Counts rounds from 1.
     pub round: u32,
+    /// How far the scenario had grown, in what its title says; 0 where nothing grows.
+    #[serde(default)]
+    pub step: u64,
     /// Good answers.
     pub requests: u64,
     /// Frames of content in good answers.
@@ -58,6 +61,20 @@ pub struct Record {
     /// Figures that only this scenario has.
     #[serde(default)]
     pub extra: BTreeMap<String, f64>,
+    /// What the target held meanwhile, where that is watched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub levels: Vec<Level>,
+}
+
+/// What a target held at one moment.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Level {
+    /// Since the work began.
+    pub seconds: f64,
+    /// Resident memory in KiB.
+    pub resident: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
 }
 
 impl Record {
@@ -71,10 +88,11 @@ impl Record {
     #[must_use]
     pub fn line(&self) -> String {
         let flaws: Vec<_> = self.flaws.iter().map(|(flaw, count)| format!("{count} × {flaw}")).collect();
+        let step = if self.step == 0 { String::new() } else { format!(" {:>7}", self.step) };
         let later = self.resident_later.map_or_else(String::new, |later| format!(" → {:.1}", mib(later)));
         let extra: String = self.extra.iter().map(|(name, value)| format!("  {name} {value:.1}")).collect();
         format!(
-            "{:<2} {:<12} round {}: {:>7.0}/s  ttft {:.2} · {:.2} ms  total {:.2} · {:.2} ms  CPU {:.1} µs/request {:.2} µs/frame  \
+            "{:<2} {:<12}{step} round {}: {:>7.0}/s  ttft {:.2} · {:.2} ms  total {:.2} · {:.2} ms  CPU {:.1} µs/request {:.2} µs/frame  \
              {:.1} → {:.1}{later} MiB  load {:.1}  errors {} {}{extra}",
             self.scenario,
             self.target,
@@ -172,6 +190,19 @@ impl<'a> Meter<'a> {
     pub async fn stop(self, scenario: &str, round: u32, tally: &Tally) -> io::Result<Record> {
         let seconds = self.begun.elapsed().as_secs_f64();
         tokio::time::sleep(SETTLES_IN).await;
+        self.read(scenario, round, tally, seconds)
+    }
+
+    /// Ends at once, where work that goes on leaves nothing to settle.
+    ///
+    /// # Errors
+    /// The target has ended.
+    pub fn cut(self, scenario: &str, round: u32, tally: &Tally) -> io::Result<Record> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        self.read(scenario, round, tally, seconds)
+    }
+
+    fn read(self, scenario: &str, round: u32, tally: &Tally, seconds: f64) -> io::Result<Record> {
         let cpu = self.target.family.cpu()?.saturating_sub(self.cpu).as_secs_f64() * 1e6;
         let each = |count: u64| if count == 0 { 0.0 } else { cpu / real(count) };
         let late = tally.late.quantiles();
@@ -179,6 +210,7 @@ impl<'a> Meter<'a> {
             scenario: scenario.to_owned(),
             target: self.target.name.clone(),
             round,
+            step: 0,
             requests: tally.requests,
             frames: tally.frames,
             seconds,
@@ -194,6 +226,7 @@ impl<'a> Meter<'a> {
             flaws: tally.flaws.clone(),
             load_average: process::load_average(),
             extra: BTreeMap::new(),
+            levels: Vec::new(),
         })
     }
 }

@@ -1,13 +1,16 @@
 //! Reports: medians over the rounds, and ratios to a base, as JSON and as Markdown. Pure.
 
 use super::{
-    figures::median,
-    plot::{Bar, Group, bars},
-    record::{Record, mib},
+    figures::{median, real},
+    plot::{Bar, Group, bars, lines},
+    record::{Level, Record, mib},
     scenario,
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 /// What was measured where, when and with what; said in every report.
 pub type About = BTreeMap<String, String>;
@@ -32,6 +35,8 @@ pub struct Row {
     pub scenario: String,
     /// The target's name.
     pub target: String,
+    /// How far the scenario had grown, or 0.
+    pub step: u64,
     /// Rounds.
     pub rounds: usize,
     /// Medians of the figures, by name.
@@ -77,10 +82,10 @@ impl Report {
     /// Makes a report of these records.
     #[must_use]
     pub fn new(about: About, base: &str, records: Vec<Record>) -> Self {
-        let mut groups = BTreeMap::<(usize, &str, &str), Vec<&Record>>::new();
+        let mut groups = BTreeMap::<(usize, &str, &str, u64), Vec<&Record>>::new();
         for record in &records {
-            let place = scenario::ALL.iter().position(|known| known.letter() == record.scenario).unwrap_or(usize::MAX);
-            groups.entry((place, &record.scenario, &record.target)).or_default().push(record);
+            let (place, _) = scenario::place_and_title(&record.scenario);
+            groups.entry((place, &record.scenario, &record.target, record.step)).or_default().push(record);
         }
         let mut rows: Vec<(usize, Row)> =
             groups.iter().map(|((place, ..), group)| (*place, Row::new(group, base, &records))).collect();
@@ -90,7 +95,8 @@ impl Report {
             _ => 2,
         };
         rows.sort_by(|(place, row), (other, next)| {
-            (place, rank(&row.target), &row.target).cmp(&(other, rank(&next.target), &next.target))
+            let key = |row: &Row| (rank(&row.target), row.target.clone(), row.step);
+            (place, key(row)).cmp(&(other, key(next)))
         });
         let rows = rows.into_iter().map(|(_, row)| row).collect();
         Self { about, base: base.to_owned(), rows, records }
@@ -115,20 +121,31 @@ impl Report {
         for row in &self.rows {
             if row.scenario != last {
                 last = &row.scenario;
-                let title = scenario::ALL.iter().find(|known| known.letter() == last).map_or("", |known| known.title());
+                let (_, title) = scenario::place_and_title(last);
+                let further = self.further(last);
+                let head: String = further.iter().map(|name| format!(" {name} |")).collect();
+                let rule = " ---: |".repeat(further.len());
                 line(
                     &mut text,
                     format_args!(
-                        "\n## {last}: {title}\n\n| target | answers/s | × {base} | ttft p50 · p95 · p99 | whole p50 · p95 · p99 | \
+                        "\n## {last}: {title}\n\n| target |{head} answers/s | × {base} | ttft p50 · p95 · p99 | whole p50 · p95 · p99 | \
                      CPU µs/answer | µs/frame | CPU × {base} | MiB before · peak | errors | load |\n\
-                     | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+                     | --- |{rule} ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
                     ),
                 );
             }
-            line(&mut text, format_args!("{}", row.cells()));
+            line(&mut text, format_args!("{}", row.cells(&self.further(last))));
         }
         self.specials(&mut text);
         text
+    }
+
+    /// The columns that only a scenario with steps has: the step, and the figures of its own.
+    fn further(&self, scenario: &str) -> Vec<&str> {
+        let Some(stepped) = scenario::STEPPED.iter().find(|known| known.letter == scenario) else { return Vec::new() };
+        let records = self.records.iter().filter(|record| record.scenario == scenario);
+        let own: BTreeSet<&str> = records.flat_map(|record| record.extra.keys().map(String::as_str)).collect();
+        [stepped.step].into_iter().chain(own).collect()
     }
 
     /// What only some scenarios have.
@@ -137,7 +154,7 @@ impl Report {
         let own =
             |name: &str| known.contains(&name) || self.records.iter().any(|record| record.extra.contains_key(name));
         let mut rows = Vec::new();
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| row.step == 0) {
             let special: Vec<_> = row.figures.iter().filter(|(name, _)| own(name)).collect();
             let added: Vec<_> = row.added_ms.iter().collect();
             for (name, value) in special {
@@ -158,21 +175,44 @@ impl Report {
         }
     }
 
-    /// Draws a figure of each target in each scenario, divided by the base's median; a dot for each round.
+    /// Draws what targets held from minute to minute.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let levels = || self.records.iter().flat_map(|record| &record.levels);
+        let line = |held: fn(&Level) -> f64| levels().map(|level| (level.seconds / 60.0, held(level))).collect();
+        lines(
+            "minutes",
+            &[
+                ("MiB resident", line(|level| mib(level.resident))),
+                ("descriptors", line(|level| real(level.descriptors))),
+            ],
+        )
+    }
+
+    /// Draws a figure of each target in each scenario, divided by the base's median, or the first step's; a dot for
+    /// each round.
     #[must_use]
     pub fn plot(&self, figure: &str) -> String {
         let value = |row: &Row| row.figures.get(figure).copied().filter(|value| *value > 0.0);
         let mut groups: Vec<Group> = Vec::new();
         for row in &self.rows {
-            let base = self.rows.iter().find(|other| other.scenario == row.scenario && other.target == self.base);
+            let base = self.rows.iter().find(|other| {
+                let base = if row.step == 0 { &self.base } else { &row.target };
+                other.scenario == row.scenario && other.target == *base
+            });
             let (Some(base), Some(height)) = (base.and_then(value), value(row)) else { continue };
-            if groups.last().is_none_or(|group| group.label != row.scenario) {
-                groups.push(Group { label: row.scenario.clone(), bars: Vec::new() });
+            let (label, series) = match row.step {
+                0 => (row.scenario.clone(), row.target.clone()),
+                step => (format!("{} {}", row.scenario, row.target), step.to_string()),
+            };
+            if groups.last().is_none_or(|group| group.label != label) {
+                groups.push(Group { label, bars: Vec::new() });
             }
-            let same = |record: &&Record| record.scenario == row.scenario && record.target == row.target;
+            let same = |record: &&Record| {
+                (&record.scenario, &record.target, record.step) == (&row.scenario, &row.target, row.step)
+            };
             let rounds = self.records.iter().filter(same).filter_map(|record| figures(record).get(figure).copied());
-            let bar =
-                Bar { series: row.target.clone(), value: height / base, dots: rounds.map(|dot| dot / base).collect() };
+            let bar = Bar { series, value: height / base, dots: rounds.map(|dot| dot / base).collect() };
             if let Some(group) = groups.last_mut() {
                 group.bars.push(bar);
             }
@@ -192,7 +232,13 @@ impl Row {
                     all.iter().filter(|other| other.scenario == record.scenario && other.round == record.round);
                 others.find(|other| other.target == target).map(figures).unwrap_or_default()
             };
-            let (base, direct) = (beside(base), beside("direct"));
+            let first = || {
+                let same = |other: &&Record| {
+                    (&other.scenario, &other.target, other.round) == (&record.scenario, &record.target, record.round)
+                };
+                all.iter().filter(same).min_by_key(|other| other.step).map(figures).unwrap_or_default()
+            };
+            let (base, direct) = (if record.step == 0 { beside(base) } else { first() }, beside("direct"));
             for (name, value) in figures(record) {
                 if let Some(ratio) = base.get(&name).filter(|base| **base > 0.0).map(|base| value / base) {
                     ratios.entry(name.clone()).or_default().push(ratio);
@@ -212,6 +258,7 @@ impl Row {
         Self {
             scenario: group.first().map(|record| record.scenario.clone()).unwrap_or_default(),
             target: group.first().map(|record| record.target.clone()).unwrap_or_default(),
+            step: group.first().map_or(0, |record| record.step),
             rounds: group.len(),
             figures: medians(values),
             ratios: medians(ratios),
@@ -220,7 +267,7 @@ impl Row {
         }
     }
 
-    fn cells(&self) -> String {
+    fn cells(&self, further: &[&str]) -> String {
         let figure = |name: &str| self.figures.get(name).copied().unwrap_or(0.0);
         let ratio = |name: &str| self.ratios.get(name).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
         let three = |name: &str| {
@@ -229,8 +276,12 @@ impl Row {
         };
         let per_frame = figure("CPU µs/frame");
         let per_frame = if per_frame > 0.0 { format!("{per_frame:.2}") } else { "–".to_owned() };
+        // The first one is the step, the others are figures.
+        let step = further.first().map(|_| format!(" {} |", self.step));
+        let own = further.iter().skip(1).map(|name| format!(" {:.0} |", figure(name)));
+        let further: String = step.into_iter().chain(own).collect();
         format!(
-            "| {} | {:.0} | {} | {} | {} | {:.1} | {} | {} | {:.1} · {:.1} | {} | {:.1} |",
+            "| {} |{further} {:.0} | {} | {} | {} | {:.1} | {} | {} | {:.1} · {:.1} | {} | {:.1} |",
             self.target,
             figure("answers/s"),
             ratio("answers/s"),
@@ -280,5 +331,20 @@ mod tests {
         assert!((service.added_ms["total p50"] - 0.2).abs() < 1e-9);
         assert!(report.markdown("Title", "").contains("| service | 0 | – | – | – | 30.0 | – | 1.50 |"));
         assert_eq!(report.plot("CPU µs/answer").matches("<circle").count(), 9);
+    }
+
+    #[test]
+    fn ratios_of_steps_are_to_the_first_one() {
+        let step = |step: u64, cpu: f64| {
+            let extra = [("different users".to_owned(), 7.0)].into();
+            Record { scenario: "W".into(), step, extra, ..record("service", 1, cpu, 1.0) }
+        };
+        let report = Report::new(About::new(), "the first step", vec![step(1_000, 33.0), step(10, 30.0)]);
+        let markdown = report.markdown("Title", "");
+        assert!(markdown.contains("| target | users | different users | answers/s | × the first step |"), "{markdown}");
+        assert!(markdown.contains("| service | 10 | 7 | 0 | – |"), "{markdown}");
+        assert!(markdown.contains("| 33.0 | – | 1.10 |"), "{markdown}");
+        assert!(!markdown.contains("What only some have"), "{markdown}");
+        assert_eq!(report.plot("CPU µs/answer").matches("<circle").count(), 2);
     }
 }

@@ -66,6 +66,60 @@ pub const ALL: [Scenario; 9] = [
     Scenario::H,
 ];
 
+/// What is done again and again while something grows, or goes on; its records have steps.
+#[derive(Debug)]
+pub struct Stepped {
+    /// Its letter.
+    pub letter: &'static str,
+    /// What reports say about it.
+    pub title: &'static str,
+    /// What its steps count.
+    pub step: &'static str,
+}
+
+/// More and more connections.
+pub const CONNECTIONS: Stepped = Stepped {
+    letter: "N",
+    title: "short requests, whole answers, over more and more connections",
+    step: "connections",
+};
+/// More and more models.
+pub const MODELS: Stepped = Stepped {
+    letter: "M",
+    title: "short requests, whole answers, spread at random over more and more models, 64 connections",
+    step: "models",
+};
+/// More and more users, each seen for the first time.
+pub const COLD: Stepped = Stepped {
+    letter: "U",
+    title: "short requests, each by another user, never seen before, of more and more: look-ups and a lease; 64 connections",
+    step: "users",
+};
+/// More and more users, each seen before.
+pub const WARM: Stepped = Stepped {
+    letter: "W",
+    title: "short requests, whole answers, spread at random over users seen before, 64 connections",
+    step: "users",
+};
+/// A long time.
+pub const SOAK: Stepped = Stepped {
+    letter: "K",
+    title: "streams of 20 frames, 20 ms apart, and whole answers in turn, by 200 users",
+    step: "minute",
+};
+
+/// All that have steps, in the order of reports.
+pub const STEPPED: [Stepped; 5] = [CONNECTIONS, COLD, WARM, MODELS, SOAK];
+
+/// Where reports have the scenario of this letter, and what they say about it.
+#[must_use]
+pub fn place_and_title(letter: &str) -> (usize, &'static str) {
+    let letters = ALL.iter().map(|known| (known.letter(), known.title()));
+    let mut all = letters.chain(STEPPED.iter().map(|known| (known.letter, known.title))).enumerate();
+    let found = all.find(|(_, (known, _))| *known == letter);
+    found.map_or((usize::MAX, ""), |(place, (_, title))| (place, title))
+}
+
 impl Scenario {
     /// What reports say about it.
     #[must_use]

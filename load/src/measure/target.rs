@@ -15,6 +15,8 @@ pub struct Target {
     pub family: Family,
     /// Signs tokens that it takes.
     secret: String,
+    /// When they are issued: once, as a caller keeps its token, and the service what it knows of it.
+    issued: u64,
 }
 
 impl Target {
@@ -28,7 +30,7 @@ impl Target {
         let (addr, pid) = rest.split_once(',').ok_or_else(unfit)?;
         let addr = addr.parse().map_err(|_unfit| unfit())?;
         let family = Family::of(pid.parse().map_err(|_unfit| unfit())?)?;
-        Ok(Self { name: name.to_owned(), addr, family, secret: secret.to_owned() })
+        Ok(Self { name: name.to_owned(), addr, family, secret: secret.to_owned(), issued: token::now() })
     }
 
     /// A client of it with a token of this user. The mock and nginx are sent the same bytes.
@@ -39,12 +41,12 @@ impl Target {
         Ok(Client::new(self.addr).bearer(&self.token(user)?))
     }
 
-    /// A token of this user.
+    /// A token of this user, the same each time.
     ///
     /// # Errors
     /// The secret is unusable.
     pub fn token(&self, user: &str) -> io::Result<String> {
-        token::issue(&self.secret, user)
+        token::issue(&self.secret, user, self.issued)
     }
 }
 

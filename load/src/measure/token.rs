@@ -10,13 +10,18 @@ use std::io;
 /// How long a token holds, in seconds: longer than any run.
 const HOLDS: u64 = 24 * 3600;
 
-/// Issues a token for a user.
+/// The time now, as tokens have it: seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    clock::unix_nanos() / 1_000_000_000
+}
+
+/// Issues a token for a user, as of some time: the same one for the same time.
 ///
 /// # Errors
 /// The secret is of no usable length.
-pub fn issue(secret: &str, user: &str) -> io::Result<String> {
-    let now = clock::unix_nanos() / 1_000_000_000;
-    sign(secret, &json!({"sub": user, "iat": now, "exp": now + HOLDS, "jti": user}).to_string())
+pub fn issue(secret: &str, user: &str, at: u64) -> io::Result<String> {
+    sign(secret, &json!({"sub": user, "iat": at, "exp": at + HOLDS, "jti": user}).to_string())
 }
 
 fn sign(secret: &str, claims: &str) -> io::Result<String> {
