@@ -198,7 +198,8 @@ impl ChatBody {
             let mut force = |key: Key, value: &'static str| match fields.at(key).map(range) {
                 Some(range) => splices.push(Splice { range, text: value.into() }),
                 None => {
-                    splices.push(Splice { range: open..open, text: ["\"", key.name(), "\":", value, ","].concat().into() });
+                    let text = ["\"", key.name(), "\":", value, ","].concat().into();
+                    splices.push(Splice { range: open..open, text });
                 }
             };
             if fields.get(Key::Stream).is_none() {
