@@ -93,18 +93,25 @@ async fn work(client: &Client, job: &Job, left: &AtomicU64, steps: &mpsc::Sender
     let mut tally = Tally::default();
     let mut kept = None;
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
-        match tokio::time::timeout(PATIENCE, once(client, job, kept.take())).await {
-            Ok(Ok((sample, connection))) => {
-                tally.good(sample);
-                kept = connection;
-            }
-            Ok(Err(flaw)) => tally.bad(&flaw),
-            Err(_elapsed) => tally.bad(&Flaw::Late),
-        }
+        kept = ask(client, job, kept, &mut tally).await;
         // The bar may miss a step; the work doesn't wait for it.
         steps.try_send(()).ok();
     }
     tally
+}
+
+/// Asks once, on the connection that is there or another one, and counts what came of it. Returns the connection that can be
+/// used again.
+pub(super) async fn ask(client: &Client, job: &Job, kept: Option<Connection>, tally: &mut Tally) -> Option<Connection> {
+    match tokio::time::timeout(PATIENCE, once(client, job, kept)).await {
+        Ok(Ok((sample, connection))) => {
+            tally.good(sample);
+            return connection;
+        }
+        Ok(Err(flaw)) => tally.bad(&flaw),
+        Err(_elapsed) => tally.bad(&Flaw::Late),
+    }
+    None
 }
 
 async fn once(client: &Client, job: &Job, kept: Option<Connection>) -> Result<(Sample, Option<Connection>), Flaw> {

@@ -3,24 +3,19 @@
 //! Who is asked for, and in which order, is decided before anything is measured, from a seed: the same each time.
 
 use super::{
-    check::Flaw,
+    closed,
     figures::real,
-    job::{Job, Sample, Shape},
+    job::{Job, Shape},
     progress::Progress,
     record::{Meter, Record, Tally},
     scenario::{self, Stepped},
     target::Target,
 };
-use crate::{
-    client::{Client, Connection},
-    clock,
-};
+use crate::client::{Client, Connection};
 use fastrand::Rng;
-use std::{io, ops::Range, time::Duration};
+use std::{io, ops::Range};
 use tokio::{sync::mpsc, task::JoinSet};
 
-/// Nobody waits longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 const SHAPE: Shape = Shape::Whole(5);
 /// Connections where something else grows, and users where nobody counts them.
 const LANES: u32 = 64;
@@ -184,14 +179,7 @@ async fn work(
     let mut tally = Tally::default();
     for pick in picks {
         let job = job(&target, grows, pick)?;
-        match tokio::time::timeout(PATIENCE, once(&target, &job, kept.take())).await {
-            Ok(Ok((sample, connection))) => {
-                tally.good(sample);
-                kept = connection;
-            }
-            Ok(Err(flaw)) => tally.bad(&flaw),
-            Err(_elapsed) => tally.bad(&Flaw::Late),
-        }
+        kept = closed::ask(&Client::new(target.addr), &job, kept, &mut tally).await;
         // The bar may miss a step; the work doesn't wait for it.
         steps.try_send(()).ok();
     }
@@ -207,14 +195,6 @@ fn job(target: &Target, grows: Grows, pick: u32) -> io::Result<Job> {
         Grows::Models => Job::of_model(target, &user, "hello", &SHAPE, &format!("growth/model-{pick}")),
         Grows::Connections | Grows::Users { .. } => Job::new(target, &user, "hello", &SHAPE, ""),
     }
-}
-
-async fn once(target: &Target, job: &Job, kept: Option<Connection>) -> Result<(Sample, Option<Connection>), Flaw> {
-    let connection = match kept {
-        Some(connection) => connection,
-        None => Client::new(target.addr).connect().await?,
-    };
-    job.perform(connection, clock::now(), |_at| {}).await
 }
 
 fn size(count: u32) -> usize {

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -29,6 +30,8 @@ struct Bytes {
     address: SocketAddr,
     /// Connections that came.
     connections: Arc<AtomicUsize>,
+    /// Told of each connection that has been closed here.
+    closed: mpsc::Receiver<()>,
 }
 
 impl Bytes {
@@ -37,14 +40,18 @@ impl Bytes {
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&connections);
+        let (closing, closed) = mpsc::channel();
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let answer = answer.clone();
-                thread::spawn(move || serve(connection, &answer, after));
+                let (answer, closing) = (answer.clone(), closing.clone());
+                thread::spawn(move || {
+                    serve(connection, &answer, after);
+                    closing.send(())
+                });
             }
         });
-        Self { address, connections }
+        Self { address, connections, closed }
     }
 
     /// An app with this provider, on one thread.
@@ -137,14 +144,16 @@ fn an_answer_ends_where_its_framing_says_and_only_then_its_connection_serves_aga
 }
 
 #[test]
-fn a_connection_that_the_provider_has_closed_is_not_used_or_another_one_is_tried() {
+fn a_connection_that_the_provider_has_closed_is_not_used() {
     let provider = Bytes::answering(sized(""), After::Close);
-    let mut app = provider.app().start();
+    let mut app = provider.app().env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
     app.unbalanced();
     run(async {
         let client = caller(&app, "ann");
         for _ in 0..20 {
             assert_eq!(complete(&client, &chat("mock/chat", "closed")).await.status, 200);
+            // What it is told of is at the service before the next request is.
+            provider.closed.recv_timeout(DEADLINE).unwrap();
         }
     });
     assert_eq!(provider.connections.load(Ordering::SeqCst), 20);
