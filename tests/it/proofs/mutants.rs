@@ -33,7 +33,7 @@ use crate::harness::{
 const KILLS: usize = 100;
 const CHUNK: usize = 10;
 /// Commits that are cut off.
-const CUTS: u64 = 5;
+const CUTS: u64 = 25;
 
 /// The binary with mistakes: built once, beside the one under test.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
