@@ -29,11 +29,9 @@ use crate::harness::{
     servers,
 };
 
-/// The most kills until a mistake must be found, and how many there are before each comparison.
-const KILLS: usize = 100;
+/// The most kills, or commits cut off, until a mistake must be found, and how many there are before each comparison.
+const FAULTS: usize = 100;
 const CHUNK: usize = 10;
-/// Commits that are cut off.
-const CUTS: u64 = 25;
 
 /// The binary with mistakes: built once, beside the one under test.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -69,50 +67,51 @@ fn after_kills(name: &str, chance: &mut Chance) -> Findings {
     Findings::of(&rows(&instance.database_url()), &provider, &answers)
 }
 
-fn kills_find(name: &str) -> Findings {
-    let _busy = machine_shared();
-    let mut chance = Chance::new(name);
-    for kills in (CHUNK..=KILLS).step_by(CHUNK) {
-        let findings = after_kills(name, &mut chance);
-        if findings.wrong() > 0 {
-            println!("mutant {name} caught after {kills} kills: {findings}");
-            return findings;
-        }
-    }
-    panic!("mutant {name} was not caught in {KILLS} kills");
-}
-
-#[test]
-fn a_cursor_in_a_transaction_of_its_own_is_found() {
-    assert!(kills_find("CursorApart").doubled > 0);
-}
-
-#[test]
-fn a_settlement_after_the_end_is_found() {
-    assert!(kills_find("SettleAfterDone").lost > 0);
-}
-
-#[test]
-fn an_unconditional_cursor_is_found() {
-    const NAME: &str = "CursorUnconditional";
-    let _busy = machine_shared();
+/// A new world, so many commits whose answer is cut off, and what the books say then.
+fn after_cuts(name: &str, chance: &mut Chance) -> Findings {
     let provider = provider();
     let direct = servers::postgres().fresh_database();
     let target = SocketAddr::from(([127, 0, 0, 1], servers::postgres().port()));
     let proxy = ChaosProxy::start(target).unwrap();
     let url = direct.replace(&target.to_string(), &proxy.addr().to_string());
-    let mut instance = mutant(NAME, Instance::at(&url, &provider));
+    let mut instance = mutant(name, Instance::at(&url, &provider));
     let crowd = Crowd::busy(instance.address(), users(&instance));
-    let mut chance = Chance::new(NAME);
     start_under_load(&mut instance, &provider);
-    for cut in 1..=CUTS {
+    for cut in 1..=CHUNK {
         proxy.cut_when(Direction::Up, "COMMIT", Moment::Answered, Cut::Reset);
-        assert!(hne_load::block_on(proxy.wait_for_cuts(cut, DEADLINE)).unwrap(), "no commit passed");
+        assert!(hne_load::block_on(proxy.wait_for_cuts(cut as u64, DEADLINE)).unwrap(), "no commit passed");
         pass(chance.millis(600, 1_400));
     }
     let answers = crowd.finish();
     instance.stop();
-    let findings = Findings::of(&rows(&direct), &provider, &answers);
-    println!("mutant {NAME} caught after {CUTS} cuts, without a kill: {findings}");
-    assert!(findings.doubled > 0, "mutant {NAME} was not caught: {findings}");
+    Findings::of(&rows(&direct), &provider, &answers)
+}
+
+/// Goes on until the books are wrong: which fault meets the mistake is chance.
+fn found(name: &str, after: impl Fn(&str, &mut Chance) -> Findings) -> Findings {
+    let _busy = machine_shared();
+    let mut chance = Chance::new(name);
+    for faults in (CHUNK..=FAULTS).step_by(CHUNK) {
+        let findings = after(name, &mut chance);
+        if findings.wrong() > 0 {
+            println!("mutant {name} caught after {faults} faults: {findings}");
+            return findings;
+        }
+    }
+    panic!("mutant {name} was not caught by {FAULTS} faults");
+}
+
+#[test]
+fn a_cursor_in_a_transaction_of_its_own_is_found() {
+    assert!(found("CursorApart", after_kills).doubled > 0);
+}
+
+#[test]
+fn a_settlement_after_the_end_is_found() {
+    assert!(found("SettleAfterDone", after_kills).lost > 0);
+}
+
+#[test]
+fn an_unconditional_cursor_is_found() {
+    assert!(found("CursorUnconditional", after_cuts).doubled > 0);
 }
