@@ -2,7 +2,8 @@
 //!
 //! One actor on each worker thread, asked by that thread's handlers through [`AuthHandle`]. A bearer token is an API key
 //! (`hne_…`) or a JWT. What is known of it comes from the first of three places that knows: this worker's memory, the
-//! shared cache (Redis), the store.
+//! shared cache (Redis), the store. The memory is the actor's, but its thread's handle looks into it before it asks: a
+//! message would have the connection's task leave and come back for what is known already.
 //!
 //! # Invariants
 //! - Tokens are known by the SHA-256 of the whole token, never by a prefix (CVE-2026-35030).
@@ -28,16 +29,17 @@ mod touches;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use actix::{Actor, Addr, Handler, MailboxError, Message};
+use actix::{Actor, Addr, MailboxError};
 use serde::Deserialize;
 
 use crate::{
     domain::{Caller, ErrorCode, TokenHash},
-    metrics::Metrics,
+    metrics::{AuthLevel, Metrics},
     ports::{Clock, Directory, SharedCache, TokenVerifier},
     registry::Feed,
 };
-use cache::{AuthCache, Recall, Resolve};
+use cache::{AuthCache, Resolve};
+use memory::Memory;
 
 /// The longest token that is looked at: twice what common servers take for all headers together.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -123,19 +125,26 @@ struct Seat {
     config: Config,
     ports: Ports,
     addr: RefCell<Addr<AuthCache>>,
+    memory: RefCell<Rc<RefCell<Memory>>>,
+}
+
+/// Starts an actor that knows nothing yet.
+fn start(config: &Config, ports: &Ports) -> (Addr<AuthCache>, Rc<RefCell<Memory>>) {
+    let memory = Rc::new(RefCell::new(Memory::new(config.cache_entries, ports.feed.reader())));
+    (AuthCache::new(config, ports.clone(), Rc::clone(&memory)).start(), memory)
 }
 
 impl AuthHandle {
     /// Starts the actor on the current thread's arbiter.
     #[must_use]
     pub fn start(config: Config, ports: Ports) -> Self {
-        let addr = AuthCache::new(&config, ports.clone()).start();
-        Self(Rc::new(Seat { config, ports, addr: RefCell::new(addr) }))
+        let (addr, memory) = start(&config, &ports);
+        Self(Rc::new(Seat { config, ports, addr: RefCell::new(addr), memory: RefCell::new(memory) }))
     }
 
     /// Says whose token this is: the text after `Bearer `.
     ///
-    /// About 1 µs where the token is remembered; else a signature check, and for an unknown user one look-up.
+    /// About 0.5 µs where the token is remembered; else a signature check, and for an unknown user one look-up.
     ///
     /// # Errors
     /// [`AuthError`].
@@ -147,34 +156,36 @@ impl AuthHandle {
             return Err(AuthError::Invalid);
         }
         let hash = TokenHash::of(token);
-        if let Some(answer) = self.ask(|| Recall(hash)).await? {
-            return answer;
+        if let Some(caller) = self.recall(&hash) {
+            return Ok(caller);
         }
-        self.ask(|| Resolve { hash, token: Box::from(token) }).await?
-    }
-
-    /// Sends a message; if a defect has killed the actor, puts a new one in its place and tries once more.
-    async fn ask<M>(&self, message: impl Fn() -> M) -> Result<M::Result, AuthError>
-    where
-        M: Message + Send + 'static,
-        M::Result: Send,
-        AuthCache: Handler<M>,
-    {
+        // If a defect has killed the actor, its successor is asked once.
         for _ in 0..2 {
-            let request = self.0.addr.borrow().send(message());
+            let request = self.0.addr.borrow().send(Resolve { hash, token: Box::from(token) });
             match request.await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return answer,
                 Err(MailboxError::Closed | MailboxError::Timeout) => self.replace_if_dead(),
             }
         }
         Err(AuthError::Unavailable)
     }
 
+    /// Finds a caller that is remembered, without asking.
+    fn recall(&self, hash: &TokenHash) -> Option<Arc<Caller>> {
+        let Ports { clock, metrics, .. } = &self.0.ports;
+        let memory = self.0.memory.borrow();
+        let caller = memory.borrow_mut().recall(hash, clock.now(), clock.wall())?;
+        metrics.auth_looked_up(AuthLevel::Memory);
+        Some(caller)
+    }
+
     fn replace_if_dead(&self) {
         let dead = !self.0.addr.borrow().connected();
         if dead {
             tracing::error!("the auth cache died of a defect and is replaced by an empty one");
-            self.0.addr.replace(AuthCache::new(&self.0.config, self.0.ports.clone()).start());
+            let (addr, memory) = start(&self.0.config, &self.0.ports);
+            self.0.addr.replace(addr);
+            self.0.memory.replace(memory);
         }
     }
 }

@@ -6,8 +6,9 @@
 //! journal).
 //!
 //! Several instances share a limit through leases: parts of it that the store lends to one of them (`lending`). A
-//! warm account is decided about from its lease, which costs no I/O but the journal's write; where too little is left
-//! the store is asked, and where the rest is lent elsewhere, the others are.
+//! warm account is decided about from its lease, which costs no I/O but the journal's write: its handle does that by
+//! itself, since a message would have the connection's task leave and come back for it. Where too little is left the
+//! actor asks the store, and where the rest is lent elsewhere, the others.
 //!
 //! Limits: mailbox 1,024 for each gate; `max_accounts` users in memory; one exchange with the store in flight, of at
 //! most 1,000 accounts at a time; a request waits for a lease for `lease_wait`.
@@ -24,7 +25,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, MailboxError, Message, Response, WrapFuture};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, MailboxError, Message, Response, ResponseFuture, WrapFuture};
 use serde::Deserialize;
 
 pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
@@ -104,20 +105,11 @@ pub struct Wish {
     pub ask: Ask,
 }
 
-/// Asks for a place and a reservation.
-struct Reserve {
-    wish: Wish,
-    /// `None` for a fallback, whose request has its place already.
-    rate: Option<Rate>,
-}
-
-struct Rate {
-    per_minute: Option<u32>,
-    concurrent: Option<u32>,
-}
+/// Asks the store for what a request needs, and reserves it.
+struct Reserve(Asking);
 
 impl Message for Reserve {
-    type Result = Result<(Option<Permit>, Reservation), QuotaError>;
+    type Result = Result<Reservation, QuotaError>;
 }
 
 /// Asks for the counts of a caller.
@@ -131,8 +123,43 @@ impl Message for ReadUsage {
 }
 
 /// How handlers of this worker speak to its gate.
-#[derive(Debug, Clone)]
-pub struct QuotaHandle(Addr<QuotaGate>);
+#[derive(Clone)]
+pub struct QuotaHandle {
+    tools: Tools,
+    addr: Addr<QuotaGate>,
+}
+
+/// What deciding takes. Cheap to clone.
+#[derive(Clone)]
+struct Tools {
+    config: Config,
+    accounts: Arc<Accounts>,
+    books: Books,
+    clock: Arc<dyn Clock>,
+}
+
+impl Tools {
+    fn user(&self, caller: &Caller) -> Result<Arc<UserState>, QuotaError> {
+        let now = self.clock.now();
+        self.accounts.user(caller.key, &caller.id, now, self.config.idle_timeout).ok_or(QuotaError::Unavailable)
+    }
+
+    /// Counts a request in.
+    fn permit(&self, user: &Arc<UserState>, plan: &Plan) -> Result<Permit, QuotaError> {
+        let second = self.accounts.second(self.clock.now());
+        lock(&user.counts)
+            .meter
+            .admit(second, plan.requests_per_minute, plan.concurrent_streams)
+            .map_err(|retry_after| QuotaError::RateLimited { retry_after })?;
+        Ok(Permit(Arc::clone(user)))
+    }
+
+    fn asking(&self, user: Arc<UserState>, wish: Wish) -> Asking {
+        let now = self.clock.wall();
+        let window = wish.line.window.at(now);
+        Asking { accounts: Arc::clone(&self.accounts), user, books: self.books.clone(), wish, window, now }
+    }
+}
 
 impl QuotaHandle {
     /// Asks for a place among the user's streams and a reservation.
@@ -143,9 +170,9 @@ impl QuotaHandle {
     /// # Cancel safety
     /// Dropping the future gives back what was promised.
     pub async fn ask_admit(&self, plan: &Plan, wish: Wish) -> Result<(Permit, Reservation), QuotaError> {
-        let rate = Rate { per_minute: plan.requests_per_minute, concurrent: plan.concurrent_streams };
-        let (permit, reservation) = flatten(self.0.send(Reserve { wish, rate: Some(rate) }).await)?;
-        Ok((permit.ok_or(QuotaError::Unavailable)?, reservation))
+        let user = self.tools.user(&wish.caller)?;
+        let permit = self.tools.permit(&user, plan)?;
+        Ok((permit, self.reserve(user, wish).await?))
     }
 
     /// Asks for a reservation for a fallback of a request that was admitted.
@@ -156,7 +183,16 @@ impl QuotaHandle {
     /// # Cancel safety
     /// Dropping the future gives back what was promised.
     pub async fn ask_reserve(&self, wish: Wish) -> Result<Reservation, QuotaError> {
-        flatten(self.0.send(Reserve { wish, rate: None }).await).map(|(_, reservation)| reservation)
+        self.reserve(self.tools.user(&wish.caller)?, wish).await
+    }
+
+    async fn reserve(&self, user: Arc<UserState>, wish: Wish) -> Result<Reservation, QuotaError> {
+        let asking = self.tools.asking(user, wish);
+        let reservation = match asking.attempt(Measure::Whole) {
+            Attempt::Decided(decided) => *decided,
+            Attempt::Ask(_) => flatten(self.addr.send(Reserve(asking)).await),
+        };
+        recorded(reservation?).await
     }
 
     /// Asks for a caller's counts, a line for each class that the plan limits or allows.
@@ -164,7 +200,7 @@ impl QuotaHandle {
     /// # Errors
     /// [`QuotaError::Unavailable`] where they are cold and the store can't be read.
     pub async fn ask_usage(&self, caller: Arc<Caller>, lines: Vec<PlanLimit>) -> Result<Vec<ClassUsage>, QuotaError> {
-        flatten(self.0.send(ReadUsage { caller, lines }).await)
+        flatten(self.addr.send(ReadUsage { caller, lines }).await)
     }
 }
 
@@ -174,10 +210,7 @@ fn flatten<T>(answer: Result<Result<T, QuotaError>, MailboxError>) -> Result<T, 
 
 /// The actor.
 pub struct QuotaGate {
-    config: Config,
-    accounts: Arc<Accounts>,
-    books: Books,
-    clock: Arc<dyn Clock>,
+    tools: Tools,
     sweeps: usize,
 }
 
@@ -188,12 +221,8 @@ impl QuotaGate {
     /// Starts this worker's gate on the current thread.
     #[must_use]
     pub fn start(config: Config, accounts: Arc<Accounts>, books: Books, clock: Arc<dyn Clock>) -> QuotaHandle {
-        QuotaHandle(Actor::start(Self { config, accounts, books, clock, sweeps: 0 }))
-    }
-
-    fn user(&self, caller: &Caller) -> Result<Arc<UserState>, QuotaError> {
-        let now = self.clock.now();
-        self.accounts.user(caller.key, &caller.id, now, self.config.idle_timeout).ok_or(QuotaError::Unavailable)
+        let tools = Tools { config, accounts, books, clock };
+        QuotaHandle { tools: tools.clone(), addr: Actor::start(Self { tools, sweeps: 0 }) }
     }
 }
 
@@ -202,53 +231,20 @@ impl Actor for QuotaGate {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(1_024);
-        ctx.spawn(Arc::clone(&self.accounts).carry().into_actor(self));
+        ctx.spawn(Arc::clone(&self.tools.accounts).carry().into_actor(self));
         ctx.run_interval(SWEEP_INTERVAL, |gate, _| {
             gate.sweeps = gate.sweeps.wrapping_add(1);
-            gate.accounts.sweep(gate.sweeps, gate.clock.now(), gate.config.idle_timeout);
+            let Tools { config, accounts, clock, .. } = &gate.tools;
+            accounts.sweep(gate.sweeps, clock.now(), config.idle_timeout);
         });
     }
 }
 
 impl Handler<Reserve> for QuotaGate {
-    type Result = Response<Result<(Option<Permit>, Reservation), QuotaError>>;
+    type Result = ResponseFuture<Result<Reservation, QuotaError>>;
 
-    fn handle(&mut self, Reserve { wish, rate }: Reserve, _: &mut Context<Self>) -> Self::Result {
-        let user = match self.user(&wish.caller) {
-            Ok(user) => user,
-            Err(error) => return Response::reply(Err(error)),
-        };
-        let permit = match rate.map(|rate| self.admit(&user, &rate)).transpose() {
-            Ok(permit) => permit,
-            Err(error) => return Response::reply(Err(error)),
-        };
-        let now = self.clock.wall();
-        let window = wish.line.window.at(now);
-        let (accounts, books) = (Arc::clone(&self.accounts), self.books.clone());
-        let asking = Asking { accounts, user, books, wish, window, now };
-        match asking.attempt(Measure::Whole) {
-            Attempt::Decided(decided) => match *decided {
-                Ok(reservation) if reservation.receipt().is_some() => {
-                    Response::fut(async move { Ok((permit, recorded(reservation).await?)) })
-                }
-                decided => Response::reply(decided.map(|reservation| (permit, reservation))),
-            },
-            Attempt::Ask(_) => {
-                let config = self.config.clone();
-                Response::fut(async move { Ok((permit, recorded(asking.persist(config).await?).await?)) })
-            }
-        }
-    }
-}
-
-impl QuotaGate {
-    fn admit(&self, user: &Arc<UserState>, rate: &Rate) -> Result<Permit, QuotaError> {
-        let second = self.accounts.second(self.clock.now());
-        lock(&user.counts)
-            .meter
-            .admit(second, rate.per_minute, rate.concurrent)
-            .map_err(|retry_after| QuotaError::RateLimited { retry_after })?;
-        Ok(Permit(Arc::clone(user)))
+    fn handle(&mut self, Reserve(asking): Reserve, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(asking.persist(self.tools.config.clone()))
     }
 }
 
@@ -256,21 +252,21 @@ impl Handler<ReadUsage> for QuotaGate {
     type Result = Response<Result<Vec<ClassUsage>, QuotaError>>;
 
     fn handle(&mut self, ReadUsage { caller, lines }: ReadUsage, _: &mut Context<Self>) -> Self::Result {
-        let user = match self.user(&caller) {
+        let user = match self.tools.user(&caller) {
             Ok(user) => user,
             Err(error) => return Response::reply(Err(error)),
         };
-        let now = self.clock.wall();
+        let now = self.tools.clock.wall();
         let reads: Vec<_> = lines
             .into_iter()
             .map(|line| {
                 let window = line.window.at(now);
                 let warm = Accounts::class_usage(&user, line, window);
-                let read = warm.is_none().then(|| self.accounts.ask_lease(&user, line, window, Portion::ZERO));
+                let read = warm.is_none().then(|| self.tools.accounts.ask_lease(&user, line, window, Portion::ZERO));
                 (line, window, read)
             })
             .collect();
-        let deadline = self.config.load_timeout;
+        let deadline = self.tools.config.load_timeout;
         Response::fut(async move {
             let mut usage = Vec::with_capacity(reads.len());
             for (line, window, read) in reads {

@@ -1,6 +1,7 @@
 //! The actor: looks into its memory, and sends out flights for what isn't there.
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     future::Future,
     pin::Pin,
@@ -16,7 +17,7 @@ use super::{
     Answer, AuthError, Config, Ports, Provision,
     lookup::{self, Identity, Source, Unknown},
     memory::{Kind, LIFE, Memory, User},
-    touches::{self, Noted, Touches},
+    touches::{self, Noted},
 };
 use crate::{
     domain::{CallerRecord, Timestamp, TokenHash, UserId},
@@ -29,13 +30,6 @@ use crate::{
 const MAILBOX: usize = 1_024;
 /// The most tokens that are looked up at once.
 pub(super) const MAX_FLIGHTS: usize = 4_096;
-
-/// Asks for what is remembered of a token; `None` where that is nothing. Answered at once.
-pub(super) struct Recall(pub(super) TokenHash);
-
-impl Message for Recall {
-    type Result = Option<Answer>;
-}
 
 /// Asks whose token this is; answered when it is known.
 pub(super) struct Resolve {
@@ -51,8 +45,8 @@ impl Message for Resolve {
 pub(super) struct AuthCache {
     ports: Ports,
     provision: Provision,
-    memory: Memory,
-    touches: Touches,
+    /// Written here only; the handle reads it as well.
+    memory: Rc<RefCell<Memory>>,
     token_flights: HashMap<TokenHash, TokenFlight>,
     user_flights: HashMap<UserId, UserFlight>,
     flights: JoinSet<Landing>,
@@ -80,11 +74,10 @@ enum Landing {
 }
 
 impl AuthCache {
-    pub(super) fn new(config: &Config, ports: Ports) -> Self {
+    pub(super) fn new(config: &Config, ports: Ports, memory: Rc<RefCell<Memory>>) -> Self {
         Self {
             provision: config.provision,
-            memory: Memory::new(config.cache_entries, ports.feed.reader()),
-            touches: Touches::default(),
+            memory,
             token_flights: HashMap::new(),
             user_flights: HashMap::new(),
             flights: JoinSet::new(),
@@ -93,20 +86,20 @@ impl AuthCache {
     }
 
     fn recall(&mut self, hash: &TokenHash) -> Option<Answer> {
-        self.memory.follow_feed();
         let (now, wall) = (self.ports.clock.now(), self.ports.clock.wall());
-        let Some(known) = self.memory.known(hash, now, wall) else {
-            let refusal = self.memory.refusal(hash, now);
+        let mut memory = self.memory.borrow_mut();
+        memory.follow_feed();
+        let Some(caller) = memory.known(hash, now, wall).map(|known| Arc::clone(&known.caller)) else {
+            let refusal = memory.refusal(hash, now);
             if refusal.is_some() {
                 self.ports.metrics.auth_looked_up(AuthLevel::Refused);
             }
             return refusal;
         };
+        let due = memory.note_use(hash, wall);
+        drop(memory);
         self.ports.metrics.auth_looked_up(AuthLevel::Memory);
-        let caller = Arc::clone(&known.caller);
-        if let Kind::Key(noted) = &known.kind
-            && self.touches.note(*hash, noted, wall)
-        {
+        if due {
             self.schedule_touches();
         }
         Some(Ok(caller))
@@ -156,7 +149,7 @@ impl AuthCache {
     }
 
     fn land(&mut self, landing: Landing) {
-        self.memory.follow_feed();
+        self.memory.borrow_mut().follow_feed();
         match landing {
             Landing::Identity(hash, Ok(identity)) => self.land_identity(hash, identity),
             Landing::Identity(hash, Err(error)) => self.refuse(hash, error),
@@ -164,7 +157,8 @@ impl AuthCache {
             Landing::TouchDue => self.bring_touches(),
             Landing::Touched(Ok(())) => {}
             Landing::Touched(Err(used)) => {
-                if self.touches.give_back(used) {
+                let due = self.memory.borrow_mut().touches.give_back(used);
+                if due {
                     self.schedule_touches();
                 }
             }
@@ -172,7 +166,8 @@ impl AuthCache {
     }
 
     fn land_identity(&mut self, hash: TokenHash, identity: Identity) {
-        if let Some(user) = self.memory.user(&identity.user, self.ports.clock.now()) {
+        let user = self.memory.borrow().user(&identity.user, self.ports.clock.now());
+        if let Some(user) = user {
             return self.admit(hash, identity, user);
         }
         let (id, unknown) = (identity.user.clone(), self.if_unknown(&identity));
@@ -200,7 +195,7 @@ impl AuthCache {
     }
 
     fn admit_all(&mut self, record: CallerRecord, tokens: Vec<TokenHash>) {
-        let user = self.memory.add_user(record, self.ports.clock.now());
+        let user = self.memory.borrow_mut().add_user(record, self.ports.clock.now());
         for hash in tokens {
             let identity = self.token_flights.get_mut(&hash).and_then(|flight| flight.identity.take());
             if let Some(identity) = identity {
@@ -227,12 +222,13 @@ impl AuthCache {
         if rest.is_zero() {
             return self.refuse(hash, AuthError::Expired);
         }
-        if let Kind::Key(noted) = &kind
-            && self.touches.note(hash, noted, wall)
-        {
+        let mut memory = self.memory.borrow_mut();
+        let caller = memory.add_token(hash, (kind, role), user, (expires_at, now + rest.min(LIFE)));
+        let due = memory.note_use(&hash, wall);
+        drop(memory);
+        if due {
             self.schedule_touches();
         }
-        let caller = self.memory.add_token(hash, (kind, role), user, (expires_at, now + rest.min(LIFE)));
         self.finish(hash, &Ok(caller));
     }
 
@@ -270,7 +266,7 @@ impl AuthCache {
     fn refuse(&mut self, hash: TokenHash, error: AuthError) {
         self.ports.metrics.auth_looked_up(AuthLevel::Refused);
         if error != AuthError::Unavailable {
-            self.memory.add_refusal(hash, error, self.ports.clock.now());
+            self.memory.borrow_mut().add_refusal(hash, error, self.ports.clock.now());
         }
         self.finish(hash, &Err(error));
     }
@@ -289,7 +285,7 @@ impl AuthCache {
     }
 
     fn bring_touches(&mut self) {
-        let used = self.touches.take();
+        let used = self.memory.borrow_mut().touches.take();
         let ports = self.ports.clone();
         self.fly(async move { Landing::Touched(lookup::touch_keys(&ports, used).await) });
     }
@@ -301,14 +297,6 @@ impl Actor for AuthCache {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
         ctx.spawn(Landings);
-    }
-}
-
-impl Handler<Recall> for AuthCache {
-    type Result = Option<Answer>;
-
-    fn handle(&mut self, Recall(hash): Recall, _: &mut Self::Context) -> Self::Result {
-        self.recall(&hash)
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Answer, AuthError,
     table::{Recency, Table},
-    touches::Noted,
+    touches::{Noted, Touches},
 };
 use crate::{
     domain::{Caller, CallerRecord, Role, Timestamp, TokenHash, UserId},
@@ -32,6 +32,8 @@ pub(super) struct Memory {
     tokens: Table<TokenHash, Known>,
     users: Table<UserId, Rc<User>>,
     refusals: Table<TokenHash, Refusal>,
+    /// When API keys were used.
+    pub(super) touches: Touches,
 }
 
 /// A token that was let in.
@@ -70,7 +72,7 @@ impl Memory {
     /// Remembers nothing yet.
     pub(super) fn new(entries: usize, news: Reader) -> Self {
         let (tokens, users) = (Table::new(entries), Table::new(entries));
-        Self { news, tokens, users, refusals: Table::new(MAX_REFUSALS) }
+        Self { news, tokens, users, refusals: Table::new(MAX_REFUSALS), touches: Touches::default() }
     }
 
     /// Forgets what was changed since the last call. To be called before anything else is asked.
@@ -84,6 +86,24 @@ impl Memory {
                 self.refusals.drain().for_each(drop);
                 self.users.drain().for_each(|user| user.live.set(false));
             }
+        }
+    }
+
+    /// Finds out whose token this is, where that is known and nothing else is to be done.
+    pub(super) fn recall(&mut self, hash: &TokenHash, now: Instant, wall: Timestamp) -> Option<Arc<Caller>> {
+        self.follow_feed();
+        let known = self.known(hash, now, wall)?;
+        match &known.kind {
+            Kind::Key(noted) if !self.touches.has(noted) => None,
+            Kind::Key(_) | Kind::Jwt { .. } => Some(Arc::clone(&known.caller)),
+        }
+    }
+
+    /// Notes that a token was used now, if it is a key. Returns whether a round has to be scheduled.
+    pub(super) fn note_use(&mut self, hash: &TokenHash, wall: Timestamp) -> bool {
+        match self.tokens.get(hash).map(|known| &known.kind) {
+            Some(Kind::Key(noted)) => self.touches.note(*hash, noted, wall),
+            Some(Kind::Jwt { .. }) | None => false,
         }
     }
 

@@ -26,9 +26,14 @@ pub(super) struct Touches {
 pub(super) struct Noted(Cell<Option<u32>>);
 
 impl Touches {
+    /// Says whether a key's use was noted in this round.
+    pub(super) fn has(&self, noted: &Noted) -> bool {
+        noted.0.get() == Some(self.round)
+    }
+
     /// Notes that a key was used now. Returns whether a round has to be scheduled.
     pub(super) fn note(&mut self, key: TokenHash, noted: &Noted, now: Timestamp) -> bool {
-        if noted.0.get() == Some(self.round) {
+        if self.has(noted) {
             return false;
         }
         if self.add(key, now) {

@@ -109,12 +109,14 @@ async fn flights_are_bounded() {
     assert_eq!((refused.get(), world.verifier.checks.calls()), (1, cache::MAX_FLIGHTS));
 }
 
-/// A clock with a defect, once.
-struct Bomb(ManualClock, std::sync::atomic::AtomicBool);
+/// A clock with a defect: once so many calls after it was set.
+struct Bomb(ManualClock, std::sync::atomic::AtomicUsize);
 
 impl Clock for Bomb {
     fn now(&self) -> std::time::Instant {
-        assert!(!self.1.swap(false, std::sync::atomic::Ordering::SeqCst), "a defect on purpose");
+        let left = self.1.load(std::sync::atomic::Ordering::SeqCst);
+        self.1.store(left.saturating_sub(1), std::sync::atomic::Ordering::SeqCst);
+        assert!(left != 1, "a defect on purpose");
         self.0.now()
     }
 
@@ -126,7 +128,7 @@ impl Clock for Bomb {
 #[actix_rt::test]
 async fn an_actor_that_dies_of_a_defect_is_replaced() {
     let world = World::start();
-    let clock = Arc::new(Bomb(ManualClock::new(), false.into()));
+    let clock = Arc::new(Bomb(ManualClock::new(), 0.into()));
     let ports = Ports {
         verifier: world.verifier.clone(),
         cache: world.cache.clone(),
@@ -137,8 +139,10 @@ async fn an_actor_that_dies_of_a_defect_is_replaced() {
     };
     let auth = AuthHandle::start(Config { provision: Provision::Reject, cache_entries: 10 }, ports);
     auth.ask_caller("alice").await.unwrap();
-    clock.1.store(true, std::sync::atomic::Ordering::SeqCst);
-    assert_eq!(auth.ask_caller("alice").await.unwrap().key.0, 7, "asked again of its successor");
+    world.knows("another", FakeVerifier::claims("alice"));
+    // The handle looks at the clock, and then the actor does.
+    clock.1.store(2, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(auth.ask_caller("another").await.unwrap().key.0, 7, "asked again of its successor");
     assert!(auth.ask_caller("alice").await.is_ok());
     assert_eq!(world.lookups(), 2, "which began with nothing");
 }
