@@ -19,6 +19,7 @@
 
 mod catalog;
 mod changes;
+mod column;
 mod corrections;
 mod directory;
 mod fault;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use actors::domain::{Amounts, Posting};
 use diesel::{
     QueryResult,
-    sql_types::{Array, BigInt, Bool, Integer, SmallInt, Text},
+    sql_types::{self, Array, BigInt, Bool, Integer, SmallInt, Text},
 };
 use diesel_async::RunQueryDsl;
 use uuid::Uuid;
 
 use super::{CursorRow, MovedRow, StoredMove, TotalKey};
-use crate::store::{link::Postgres, sql::sql};
+use crate::store::{column::Column, link::Postgres, sql::sql};
 
 pub(super) async fn move_cursors(
     link: &mut Postgres,
@@ -34,21 +34,17 @@ pub(super) async fn move_cursors(
 }
 
 pub(super) async fn add_postings(link: &mut Postgres, postings: &[Posting]) -> QueryResult<usize> {
-    let ids: Vec<String> = postings.iter().map(|posting| posting.id.to_string()).collect();
-    let classes: Vec<i32> = postings.iter().map(|posting| posting.class.0).collect();
-    let outcomes: Vec<i16> = postings.iter().map(|posting| posting.outcome.code()).collect();
-    let estimated: Vec<bool> = postings.iter().map(|posting| posting.estimated).collect();
-    let column = |figure: fn(&Posting) -> i64| postings.iter().map(figure).collect::<Vec<i64>>();
+    let column = |figure: fn(&Posting) -> i64| Column::of(postings.iter().map(figure));
     sql!(
         include_str!("../sql/postgres/add_postings.sql"),
-        Array<Text> = ids,
+        Array<sql_types::Uuid> = Column::of(postings.iter().map(|posting| posting.id)),
         Array<BigInt> = column(|posting| posting.user.0),
-        Array<Integer> = classes,
+        Array<Integer> = Column::of(postings.iter().map(|posting| posting.class.0)),
         Array<BigInt> = column(|posting| posting.model.0),
         Array<BigInt> = column(|posting| posting.opened_at.0),
         Array<BigInt> = column(|posting| posting.settled_at.0),
-        Array<SmallInt> = outcomes,
-        Array<Bool> = estimated,
+        Array<SmallInt> = Column::of(postings.iter().map(|posting| posting.outcome.code())),
+        Array<Bool> = Column::of(postings.iter().map(|posting| posting.estimated)),
         Array<BigInt> = column(|posting| posting.amounts.requests),
         Array<BigInt> = column(|posting| posting.amounts.prompt_tokens),
         Array<BigInt> = column(|posting| posting.amounts.completion_tokens),
@@ -59,14 +55,13 @@ pub(super) async fn add_postings(link: &mut Postgres, postings: &[Posting]) -> Q
 }
 
 pub(super) async fn add_totals(link: &mut Postgres, totals: &BTreeMap<TotalKey, Amounts>) -> QueryResult<usize> {
-    let (users, classes, kinds, starts) = columns(totals.keys());
-    let column = |figure: fn(&Amounts) -> i64| totals.values().map(figure).collect::<Vec<i64>>();
+    let column = |figure: fn(&Amounts) -> i64| Column::of(totals.values().map(figure));
     sql!(
         include_str!("../sql/postgres/add_totals.sql"),
-        Array<BigInt> = users,
-        Array<Integer> = classes,
-        Array<SmallInt> = kinds,
-        Array<BigInt> = starts,
+        Array<BigInt> = Column::of(totals.keys().map(|(user, ..)| *user)),
+        Array<Integer> = Column::of(totals.keys().map(|(_, class, ..)| *class)),
+        Array<SmallInt> = Column::of(totals.keys().map(|(_, _, kind, _)| *kind)),
+        Array<BigInt> = Column::of(totals.keys().map(|(.., start)| *start)),
         Array<BigInt> = column(|amounts| amounts.requests),
         Array<BigInt> = column(|amounts| amounts.prompt_tokens),
         Array<BigInt> = column(|amounts| amounts.completion_tokens),
