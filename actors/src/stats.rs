@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 use self::{
     alert::Alerts,
     report::Ingredients,
-    window::{Observation, Windows},
+    window::{Observation, Tally, Windows},
 };
 pub use self::{report::Report, window::Stage};
 use crate::{domain::Finished, metrics::Metrics, ports::Clock};
@@ -226,10 +226,14 @@ impl Stats {
     fn empty_queue(&mut self) {
         self.shared.rung.store(false, Ordering::Relaxed);
         let now = self.now();
-        for _ in 0..QUEUE {
+        let Ok(first) = self.inbox.try_recv() else { return };
+        let mut lately = Tally::default();
+        lately.record(&first);
+        for _ in 1..QUEUE {
             let Ok(observation) = self.inbox.try_recv() else { break };
-            self.windows.record(now, &observation);
+            lately.record(&observation);
         }
+        self.windows.add(now, &lately);
     }
 
     /// Looks at the vitals: updates the gauges and evaluates the alerts.

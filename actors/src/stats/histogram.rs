@@ -63,6 +63,10 @@ impl Histogram {
         if self.buckets.is_empty() {
             self.buckets.clone_from(&other.buckets);
         } else {
+            let is_full = |(mine, others): (&u32, &u32)| mine.checked_add(*others).is_none();
+            if self.buckets.iter().zip(&other.buckets).any(is_full) {
+                self.halve();
+            }
             for (mine, others) in self.buckets.iter_mut().zip(&other.buckets) {
                 *mine = mine.saturating_add(*others);
             }
@@ -202,8 +206,9 @@ mod tests {
         assert_eq!(histogram.buckets[5], u32::MAX / 2 + 2);
         assert_eq!(histogram.buckets[bucket(900)], 1);
         let mut other = of(&[5]);
-        other.buckets[5] = u32::MAX;
+        other.buckets[5] = u32::MAX / 2;
         histogram.merge(&other);
         assert_eq!(histogram.summary().p50, Duration::from_nanos(5500));
+        assert_eq!(histogram.buckets[5], u32::MAX / 4 + 2 + u32::MAX / 2, "halved here, too");
     }
 }

@@ -11,7 +11,11 @@ fn request(outcome: Option<Outcome>, code: Option<ErrorCode>) -> Observation {
     Observation::Request(Finished { outcome, code, joined: false, estimated: false, timings: NO_TIME })
 }
 
-const DATABASE: Observation = Observation::Database { took: Duration::from_millis(3), ok: true };
+fn one_call() -> Tally {
+    let mut tally = Tally::default();
+    tally.record(&Observation::Database { took: Duration::from_millis(3), ok: true });
+    tally
+}
 
 proptest! {
     #[test]
@@ -23,7 +27,7 @@ proptest! {
         let mut now = 0;
         for step in steps {
             now += step;
-            windows.record(Duration::from_millis(now), &DATABASE);
+            windows.add(Duration::from_millis(now), &one_call());
             times.push(now);
             for (view, slot) in windows.views(Duration::from_millis(now)).iter().zip([5_000, 25_000, 300_000]) {
                 let recent = times.iter().filter(|&&time| time / slot + 12 > now / slot).count();
@@ -42,15 +46,15 @@ proptest! {
 #[test]
 fn time_may_stand_still_go_back_or_jump_to_its_end() {
     let mut windows = Windows::new();
-    windows.record(Duration::from_secs(7200), &DATABASE);
-    windows.record(Duration::from_secs(1), &DATABASE);
+    windows.add(Duration::from_secs(7200), &one_call());
+    windows.add(Duration::from_secs(1), &one_call());
     let counts = |windows: &mut Windows, now| {
         windows.views(now).iter().map(|view| view.tally.stage(Stage::Database).summary().count).collect::<Vec<_>>()
     };
     assert_eq!(counts(&mut windows, Duration::from_secs(7200)), [2, 2, 2, 2]);
     assert_eq!(counts(&mut windows, Duration::from_secs(7200 + 60)), [0, 2, 2, 2]);
     assert_eq!(counts(&mut windows, Duration::MAX), [0, 0, 0, 2]);
-    windows.record(Duration::MAX, &DATABASE);
+    windows.add(Duration::MAX, &one_call());
     assert_eq!(counts(&mut windows, Duration::MAX), [1, 1, 1, 3]);
 }
 
