@@ -1,6 +1,12 @@
 //! Extractors: handlers receive typed facts, and their signatures show who may call them.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use actix_web::{
     FromRequest, HttpMessage, HttpRequest,
@@ -19,6 +25,9 @@ use super::{desk::Desk, error::ApiError};
 
 /// As draft-ietf-httpapi-idempotency-key-header has it; OpenAI's SDKs send it, too.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long after the first look at a body the second one is at the latest.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// Anybody with a valid token.
 pub(super) struct Authenticated(pub(super) Arc<Caller>);
@@ -153,5 +162,27 @@ pub(super) async fn read_body(
         }
         Ok(if more.is_empty() { first } else { more.freeze() })
     };
+    let mut read = pin!(read);
+    if let Some(read) = at_once(read.as_mut()).await {
+        return read;
+    }
     tokio::time::timeout(timeout, read).await.unwrap_or_else(|_elapsed| Err(ErrorCode::RequestTimeout.into()))
+}
+
+/// Looks whether a body has come with its head; then its handler isn't woken for it.
+///
+/// actix decodes such a body right after it has called the handler, and asks the handler again in the same turn. What
+/// wakes the handler for it only brings another turn, in which there is nothing to do. So the first look leaves no waker;
+/// should nobody ask again, a timer does.
+async fn at_once<F: Future>(mut read: Pin<&mut F>) -> Option<F::Output> {
+    if let Poll::Ready(read) = read.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return Some(read);
+    }
+    let mut moment = pin!(tokio::time::sleep(A_MOMENT));
+    let mut asked = false;
+    std::future::poll_fn(
+        |cx| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { moment.as_mut().poll(cx) },
+    )
+    .await;
+    None
 }

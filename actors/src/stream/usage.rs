@@ -60,7 +60,9 @@ pub struct Answer {
 pub fn read_answer(json: &[u8], max_tokens: u32) -> Option<Answer> {
     // serde would read a list as a struct, too.
     next_is(json, 0, b'{')?;
-    let body: Body<'_> = serde_json::from_slice(json).ok()?;
+    // Once for all of it, not for each string.
+    let json = std::str::from_utf8(json).ok()?;
+    let body: Body<'_> = serde_json::from_str(json).ok()?;
     let choices = body.choices.unwrap_or_default();
     Some(Answer {
         usage: body.usage.and_then(|usage| read_usage(usage.get(), max_tokens)),
