@@ -9,11 +9,13 @@
 //! | [`figures`] | percentiles and medians (pure) |
 //! | [`process`] | CPU time, memory and descriptors of other processes, from `/proc` |
 //! | [`closed`] | so many connections, each with one request after the other |
+//! | [`alone`] | streams whose frames come alone: CPU time and delay of a frame |
 //! | [`many`] | thousands of slow streams, begun on a schedule |
 //! | [`crowd`] | a thousand unknown users at once |
 //! | [`overload`] | five times as much as is admitted |
 //! | [`growth`] | more and more connections, users, models |
 //! | [`soak`] | the same for a long time, and whether anything grew |
+//! | [`starting`] | how long a process takes to be ready, and to end |
 //! | [`wrk`] | wrk's part |
 //! | [`leaving`] | clients that connect and vanish, and what must not be left of them |
 //! | [`record`] | what one measurement says; one line of JSON |
@@ -26,6 +28,7 @@
 //! given, requests leave on a schedule and are timed from the moment at which they were due, so that a slow answer delays
 //! nobody else's clock (no coordinated omission).
 
+pub mod alone;
 pub mod check;
 pub mod closed;
 pub mod crowd;
@@ -43,6 +46,7 @@ pub mod record;
 pub mod report;
 pub mod scenario;
 pub mod soak;
+pub mod starting;
 pub mod target;
 pub mod token;
 pub mod wrk;

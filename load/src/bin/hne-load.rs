@@ -11,6 +11,7 @@ use hne_load::{
         report::Report,
         scenario::{self, Scenario, Size},
         soak::{self, Verdict},
+        starting,
         target::Target,
         token,
     },
@@ -34,6 +35,7 @@ usage: hne-load measure --secret S --target NAME=ADDR,PID … --out FILE [--scen
        hne-load grow    --secret S --target NAME=ADDR,PID … --out FILE --of connections|users|models --step N
                         [--rounds N] [--percent N] [--before N] [--cold N] [--warm N]
        hne-load soak    --secret S --target NAME=ADDR,PID --out FILE [--minutes N] [--rate N]
+       hne-load start   --name NAME --program FILE --folder FOLDER --out FILE [--set NAME=VALUE …] [--times N]
        hne-load report  --raw FILE --results FOLDER --name NAME --base TARGET --title TEXT [--note TEXT]
                         [--about NAME=VALUE …] [--plot FIGURE=FILE …] [--lines FILE]
        hne-load instructions --raw FILE --recorded FILE --toolchain TEXT --dump SCENARIO=FILE … [--record yes]
@@ -43,6 +45,7 @@ usage: hne-load measure --secret S --target NAME=ADDR,PID … --out FILE [--scen
   leave    lets clients come and leave, and fails if anything is left of them
   grow     measures each target with so many connections, users or models
   soak     sends at a rate for a long time, and fails if an answer was wrong, or more is held at the end
+  start    starts a program again and again, with that environment, and measures until it is ready
   report   makes NAME.json, NAME.md and plots of what `measure` has kept
   instructions  divides what callgrind has dumped by the requests that `measure` has kept, and compares or records it
   token    prints a token of a user
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
             "leave" => leave(&flags),
             "grow" => grow(&flags),
             "soak" => soak(&flags),
+            "start" => start(&flags),
             "token" => say(&format!("{}\n", token::issue(&flags.text("secret")?, &flags.text("user")?, token::now())?)),
             "instructions" => count(&flags),
             "report" => report(&flags),
@@ -165,6 +169,19 @@ fn soak(flags: &Flags) -> Result<(), Failed> {
     }))??;
     let verdict = Verdict::of(&records).ok_or_else(|| Failed("too short to be judged".to_owned(), 65))?;
     if verdict.is_well() { say(&format!("{verdict}\n")) } else { Err(Failed(verdict.to_string(), 1)) }
+}
+
+fn start(flags: &Flags) -> Result<(), Failed> {
+    let plan = starting::Plan {
+        name: flags.text("name")?,
+        program: flags.text("program")?.into(),
+        folder: flags.text("folder")?.into(),
+        environment: flags.pairs("set").map_err(usage)?,
+        times: flags.number("times", 15)?,
+    };
+    let record = block_on(starting::measure(&plan))??;
+    keep(&record, Path::new(&flags.text("out")?))?;
+    say(&format!("{}\n", record.line()))
 }
 
 fn keep(record: &Record, file: &Path) -> io::Result<()> {

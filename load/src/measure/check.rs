@@ -1,7 +1,8 @@
 //! Whether an answer is whole: every frame, once, in order, of this request, and its end. Pure.
 //!
 //! The mock numbers its frames (` w000007`), and with `echo` puts the request's marker before the number (`m12#7 `), so
-//! that a lost, doubled, swapped or foreign frame shows.
+//! that a lost, doubled, swapped or foreign frame shows. With `stamp` a frame has the time of its sending in place of a
+//! number: later than the one before it, and as many of them as were asked for.
 
 use memchr::memmem;
 use std::fmt;
@@ -61,7 +62,10 @@ impl From<std::io::Error> for Flaw {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// The next frame of the content.
-    Content,
+    Content {
+        /// When it was sent, in nanoseconds since 1970, if it says so.
+        sent: Option<u64>,
+    },
     /// A comment, the finish reason, the usage, the end.
     Other,
 }
@@ -69,10 +73,12 @@ pub enum Seen {
 /// Follows one stream.
 #[derive(Debug)]
 pub struct StreamCheck<'a> {
-    /// What stands before a frame's number.
-    before: &'a str,
+    /// What stands before a frame's number; `None` where frames are stamped.
+    before: Option<&'a str>,
     frames: usize,
     due: usize,
+    /// When the last one was sent, where they are stamped.
+    sent: u64,
     done: bool,
 }
 
@@ -80,7 +86,13 @@ impl<'a> StreamCheck<'a> {
     /// Expects so many numbered frames; with a marker, frames that echo it.
     #[must_use]
     pub const fn new(before: &'a str, frames: usize) -> Self {
-        Self { before, frames, due: 0, done: false }
+        Self { before: Some(before), frames, due: 0, sent: 0, done: false }
+    }
+
+    /// Expects so many stamped frames.
+    #[must_use]
+    pub const fn stamped(frames: usize) -> Self {
+        Self { before: None, frames, due: 0, sent: 0, done: false }
     }
 
     /// Looks at the next frame.
@@ -100,15 +112,23 @@ impl<'a> StreamCheck<'a> {
         }
         let is_error = || memmem::find(raw, br#""error":"#).is_some();
         match between(raw, br#""content":""#, b"\"") {
-            Some(text) if self.due < self.frames && number(text, self.before) == Some(self.due) => {
+            Some(text) if self.due < self.frames && self.is_next(text) => {
                 self.due += 1;
-                Ok(Seen::Content)
+                Ok(Seen::Content { sent: self.before.is_none().then_some(self.sent) })
             }
             // An error frame may have a delta that says nothing.
             _ if is_error() => Err(Flaw::Error),
             Some(_) => Err(Flaw::Order { due: self.due }),
             None => Ok(Seen::Other),
         }
+    }
+
+    fn is_next(&mut self, text: &[u8]) -> bool {
+        let Some(before) = self.before else {
+            let sent = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            return std::mem::replace(&mut self.sent, sent) < sent;
+        };
+        number(text, before) == Some(self.due)
     }
 
     /// Judges the stream as it stands at its end.
@@ -166,6 +186,23 @@ mod tests {
             check.see(frame.as_bytes())?;
         }
         check.end()
+    }
+
+    #[test]
+    fn stamps_ascend_and_are_complete() {
+        let judge = |stamps: &[u64]| {
+            let mut check = StreamCheck::stamped(2);
+            for stamp in stamps {
+                assert_eq!(check.see(frame(&format!("{stamp:019}")).as_bytes())?, Seen::Content { sent: Some(*stamp) });
+            }
+            check.see(DONE.as_bytes())?;
+            check.end()
+        };
+        assert_eq!(judge(&[5, 6]), Ok(()));
+        assert_eq!(judge(&[6, 5]), Err(Flaw::Order { due: 1 }), "swapped");
+        assert_eq!(judge(&[5, 5]), Err(Flaw::Order { due: 1 }), "doubled");
+        assert_eq!(judge(&[5]), Err(Flaw::Short { due: 1 }), "lost");
+        assert_eq!(judge(&[5, 6, 7]), Err(Flaw::Order { due: 2 }), "one too many");
     }
 
     fn plain(order: &[usize], end: &[&str]) -> Vec<String> {

@@ -26,6 +26,8 @@ pub enum Shape {
     Stream(usize),
     /// A stream of so many frames that echo the request's marker.
     Echo(usize),
+    /// A stream of so many frames that say when they were sent.
+    Stamped(usize),
 }
 
 /// A request as bytes, and what has to come back.
@@ -39,6 +41,16 @@ pub struct Job {
 enum Expected {
     Whole(String),
     Stream { before: String, frames: usize },
+    Stamped { frames: usize },
+}
+
+/// A frame of content that has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// How long after it was sent, if it says so.
+    pub way: Option<Duration>,
 }
 
 /// What one good answer took, from the moment at which its request was due.
@@ -76,6 +88,7 @@ impl Job {
         let (frames, echo) = match *shape {
             Shape::Whole(frames) | Shape::Stream(frames) => (frames, ""),
             Shape::Echo(frames) => (frames, "+echo"),
+            Shape::Stamped(frames) => (frames, "+stamp"),
         };
         Self::of_model(target, user, marker, shape, &format!("mock/load+frames-{frames}{echo}{options}"))
     }
@@ -87,7 +100,7 @@ impl Job {
     pub fn of_model(target: &Target, user: &str, marker: &str, shape: &Shape, model: &str) -> io::Result<Self> {
         let (frames, stream) = match *shape {
             Shape::Whole(frames) => (frames, false),
-            Shape::Stream(frames) | Shape::Echo(frames) => (frames, true),
+            Shape::Stream(frames) | Shape::Echo(frames) | Shape::Stamped(frames) => (frames, true),
         };
         let body = json!({
             "model": model,
@@ -99,6 +112,7 @@ impl Job {
             Shape::Whole(_) => Expected::Whole(check::whole_text(frames)),
             Shape::Stream(_) => Expected::Stream { before: " w".to_owned(), frames },
             Shape::Echo(_) => Expected::Stream { before: format!("{marker}#"), frames },
+            Shape::Stamped(_) => Expected::Stamped { frames },
         };
         Ok(Self { bytes: request.encode(target.addr, &[]), expected })
     }
@@ -118,7 +132,7 @@ impl Job {
         &self,
         connection: Connection,
         due: Instant,
-        on_frame: impl FnMut(Instant),
+        on_frame: impl FnMut(Arrival),
     ) -> Result<(Sample, Option<Connection>), Flaw> {
         match self.attempt(connection, due, on_frame).await? {
             (Outcome::Good(sample), connection) => Ok((sample, connection)),
@@ -134,7 +148,7 @@ impl Job {
         &self,
         mut connection: Connection,
         due: Instant,
-        on_frame: impl FnMut(Instant),
+        on_frame: impl FnMut(Arrival),
     ) -> Result<(Outcome, Option<Connection>), Flaw> {
         connection.send_raw(&self.bytes).await?;
         let mut response = connection.response().await?;
@@ -156,6 +170,10 @@ impl Job {
                 let first = follow(&mut response, StreamCheck::new(before, *frames), on_frame).await?;
                 (first.unwrap_or(response.head_at), *frames as u64)
             }
+            Expected::Stamped { frames } => {
+                let first = follow(&mut response, StreamCheck::stamped(*frames), on_frame).await?;
+                (first.unwrap_or(response.head_at), *frames as u64)
+            }
         };
         let total = clock::now().saturating_duration_since(due);
         let sample = Sample { ttft: ttft.saturating_duration_since(due), total, frames };
@@ -166,13 +184,15 @@ impl Job {
 async fn follow(
     response: &mut Response,
     mut check: StreamCheck<'_>,
-    mut on_frame: impl FnMut(Instant),
+    mut on_frame: impl FnMut(Arrival),
 ) -> Result<Option<Instant>, Flaw> {
     let mut first = None;
     while let Some(frame) = response.frame().await? {
-        if check.see(&frame.raw)? == Seen::Content {
+        if let Seen::Content { sent } = check.see(&frame.raw)? {
             first.get_or_insert(frame.at);
-            on_frame(frame.at);
+            let since = |sent| Duration::from_nanos(clock::unix_nanos().saturating_sub(sent));
+            let way = sent.map(|sent| since(sent).saturating_sub(frame.at.elapsed()));
+            on_frame(Arrival { at: frame.at, way });
         }
     }
     check.end()?;

@@ -11,6 +11,10 @@ use super::{
 use crate::{client::Client, clock};
 use std::{
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
@@ -23,8 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Plan {
     /// Streams at once.
     pub streams: u32,
-    /// Frames of each, one a second.
+    /// Frames of each.
     pub frames: usize,
+    /// How far they are apart, in whole milliseconds.
+    pub gap: Duration,
+    /// Whether they say when they were sent: then a frame is due at that moment, else when its stream's pace says so.
+    pub stamped: bool,
     /// Over how long the beginnings are spread.
     pub ramp: Duration,
     /// After which time memory has to be given back.
@@ -33,7 +41,41 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { streams: 9_500, frames: 30, ramp: Duration::from_secs(10), later: Duration::from_secs(60) }
+        Self {
+            streams: 9_500,
+            frames: 30,
+            gap: Duration::from_secs(1),
+            stamped: false,
+            ramp: Duration::from_secs(10),
+            later: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Plan {
+    /// Fewer streams with frames that say when they were sent; nobody looks at the memory again.
+    #[must_use]
+    pub const fn alone() -> Self {
+        Self {
+            streams: 4_000,
+            frames: 40,
+            gap: Duration::from_millis(500),
+            stamped: true,
+            ramp: Duration::from_secs(5),
+            later: Duration::ZERO,
+        }
+    }
+
+    /// How long each stream takes.
+    #[must_use]
+    pub fn lasts(&self) -> Duration {
+        self.gap * u32::try_from(self.frames).unwrap_or(u32::MAX)
+    }
+
+    /// Frames in all.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        u64::from(self.streams) * self.frames as u64
     }
 }
 
@@ -42,10 +84,9 @@ impl Default for Plan {
 /// # Errors
 /// The target has ended; flaws of streams are part of the record.
 pub async fn measure(target: &Target, plan: Plan, round: u32) -> io::Result<Record> {
-    let ticks = u64::from(plan.streams) * plan.frames as u64;
-    let progress = Progress::new(format!("F {} round {round}", target.name), ticks);
+    let progress = Progress::new(format!("F {} round {round}", target.name), plan.ticks());
     let meter = Meter::start(target)?;
-    let tally = drive(target, plan, &progress).await?;
+    let tally = drive(target, plan, &Arc::default(), &progress).await?;
     let mut record = meter.stop("F", round, &tally).await?;
     tokio::time::sleep(plan.later).await;
     record.resident_later = Some(target.family.resident()?);
@@ -54,20 +95,32 @@ pub async fn measure(target: &Target, plan: Plan, round: u32) -> io::Result<Reco
     Ok(record)
 }
 
-async fn drive(target: &Target, plan: Plan, progress: &Progress) -> io::Result<Tally> {
+/// Runs the streams; `arrived` counts their frames.
+pub(super) async fn drive(
+    target: &Target,
+    plan: Plan,
+    arrived: &Arc<AtomicU64>,
+    progress: &Progress,
+) -> io::Result<Tally> {
     let begun = clock::now();
     let (steps, mut stepped) = tokio::sync::mpsc::channel(1024);
     let mut running = JoinSet::new();
     for index in 0..plan.streams {
-        let shape = Shape::Echo(plan.frames);
-        let job = Job::new(target, &format!("load-{}", index % 1_000), &format!("many-{index}"), &shape, "+gap-1s")?;
-        let (client, steps) = (Client::new(target.addr), steps.clone());
+        let shape = if plan.stamped { Shape::Stamped(plan.frames) } else { Shape::Echo(plan.frames) };
+        let (user, marker) = (format!("load-{}", index % 1_000), format!("many-{index}"));
+        let job = Job::new(target, &user, &marker, &shape, &format!("+gap-{}ms", plan.gap.as_millis()))?;
+        let (client, steps, arrived) = (Client::new(target.addr), steps.clone(), Arc::clone(arrived));
         let due = begun + plan.ramp * index / plan.streams;
-        let patience = plan.ramp + Duration::from_secs(plan.frames as u64) + PATIENCE;
+        let patience = plan.ramp + plan.lasts() + PATIENCE;
         running.spawn(async move {
             tokio::time::sleep_until(due.into()).await;
             let mut tally = Tally::default();
-            match tokio::time::timeout(patience, stream(&client, &job, due, &steps, &mut tally)).await {
+            let came = || {
+                arrived.fetch_add(1, Ordering::Relaxed);
+                // The bar may miss a step; the stream doesn't wait for it.
+                steps.try_send(()).ok();
+            };
+            match tokio::time::timeout(patience, stream(&client, &job, (due, plan.gap), came, &mut tally)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(flaw)) => tally.bad(&flaw),
                 Err(_elapsed) => tally.bad(&Flaw::Late),
@@ -87,20 +140,19 @@ async fn drive(target: &Target, plan: Plan, progress: &Progress) -> io::Result<T
 async fn stream(
     client: &Client,
     job: &Job,
-    due: Instant,
-    steps: &tokio::sync::mpsc::Sender<()>,
+    (due, gap): (Instant, Duration),
+    came: impl Fn(),
     tally: &mut Tally,
 ) -> Result<(), Flaw> {
     let connection = client.connect().await?;
     let (mut first, mut count) = (None, 0_u32);
     let late = &mut tally.late;
     let (sample, _connection) = job
-        .perform(connection, due, |at| {
-            let first = *first.get_or_insert(at);
-            late.add(at.saturating_duration_since(first + Duration::from_secs(1) * count));
+        .perform(connection, due, |frame| {
+            let first = *first.get_or_insert(frame.at);
+            late.add(frame.way.unwrap_or_else(|| frame.at.saturating_duration_since(first + gap * count)));
             count += 1;
-            // The bar may miss a step; the stream doesn't wait for it.
-            steps.try_send(()).ok();
+            came();
         })
         .await?;
     tally.good(sample);

@@ -1,6 +1,6 @@
 //! The scenarios by their letters.
 
-use super::{closed, crowd, job::Shape, many, overload, record::Record, target::Target, wrk};
+use super::{alone, closed, crowd, job::Shape, many, overload, record::Record, target::Target, wrk};
 use std::{fmt, io, str::FromStr, time::Duration};
 
 /// How much is done; the defaults are what reports are made of.
@@ -14,6 +14,8 @@ pub struct Size {
     pub wrk: wrk::Plan,
     /// Scenario F.
     pub many: many::Plan,
+    /// Scenario R.
+    pub alone: many::Plan,
     /// Scenario H.
     pub overload: overload::Plan,
 }
@@ -25,6 +27,7 @@ impl Default for Size {
             warm_up: true,
             wrk: wrk::Plan::default(),
             many: many::Plan::default(),
+            alone: many::Plan::alone(),
             overload: overload::Plan::default(),
         }
     }
@@ -47,6 +50,8 @@ pub enum Scenario {
     S,
     /// Thousands of streams at a frame a second.
     F,
+    /// Thousands of streams whose frames come alone.
+    R,
     /// Unknown users, all at once.
     G,
     /// Five times as much as is admitted.
@@ -54,7 +59,7 @@ pub enum Scenario {
 }
 
 /// All of them, in the order of reports.
-pub const ALL: [Scenario; 9] = [
+pub const ALL: [Scenario; 10] = [
     Scenario::A,
     Scenario::B,
     Scenario::C,
@@ -62,6 +67,7 @@ pub const ALL: [Scenario; 9] = [
     Scenario::E,
     Scenario::S,
     Scenario::F,
+    Scenario::R,
     Scenario::G,
     Scenario::H,
 ];
@@ -111,11 +117,16 @@ pub const SOAK: Stepped = Stepped {
 /// All that have steps, in the order of reports.
 pub const STEPPED: [Stepped; 5] = [CONNECTIONS, COLD, WARM, MODELS, SOAK];
 
+/// A process that starts and ends: its letter, and what reports say about it.
+pub const STARTING: (&str, &str) =
+    ("P", "process start: `ttft` is until `/readyz` says 200, `whole` from SIGTERM to the end");
+
 /// Where reports have the scenario of this letter, and what they say about it.
 #[must_use]
 pub fn place_and_title(letter: &str) -> (usize, &'static str) {
     let letters = ALL.iter().map(|known| (known.letter(), known.title()));
-    let mut all = letters.chain(STEPPED.iter().map(|known| (known.letter, known.title))).enumerate();
+    let stepped = STEPPED.iter().map(|known| (known.letter, known.title));
+    let mut all = letters.chain(stepped).chain([STARTING]).enumerate();
     let found = all.find(|(_, (known, _))| *known == letter);
     found.map_or((usize::MAX, ""), |(place, (_, title))| (place, title))
 }
@@ -132,6 +143,7 @@ impl Scenario {
             Self::E => "one connection, whole answers",
             Self::S => "one connection, streams of 20 frames without delay",
             Self::F => "9,500 streams of 30 frames, one a second",
+            Self::R => "4,000 streams, two frames a second: CPU of the frames alone; `late` is since a frame was sent",
             Self::G => "1,000 unknown users at once, a stream of 20 frames each",
             Self::H => "five times as many streams (20 frames, 20 ms apart) as the 200 that are admitted, for 60 s",
         }
@@ -148,6 +160,7 @@ impl Scenario {
             Self::E => "E",
             Self::S => "S",
             Self::F => "F",
+            Self::R => "R",
             Self::G => "G",
             Self::H => "H",
         }
@@ -180,6 +193,7 @@ impl Scenario {
             Self::S => plan(1, 3_000, Shape::Stream(20)),
             Self::D => return wrk::measure(target, size.wrk, round).await,
             Self::F => return many::measure(target, size.many, round).await,
+            Self::R => return alone::measure(target, size.alone, round).await,
             Self::G => return crowd::measure(target, round).await,
             Self::H => return overload::measure(target, size.overload, round).await,
         };

@@ -2,8 +2,9 @@
 
 use hne_load::{
     block_on,
+    chaos::ChaosProxy,
     measure::{
-        closed,
+        alone, closed,
         growth::{self, Grows},
         job::Shape,
         many,
@@ -69,11 +70,27 @@ fn broken_answers_are_not() {
 #[test]
 fn many_slow_streams_run_at_once() {
     let mock = MockProvider::start(Options::default()).unwrap();
-    let plan = many::Plan { streams: 50, frames: 2, ramp: Duration::from_millis(100), later: Duration::ZERO };
+    let ramp = Duration::from_millis(100);
+    let plan = many::Plan { streams: 50, frames: 2, ramp, later: Duration::ZERO, ..many::Plan::default() };
     let record = block_on(many::measure(&target(&mock), plan, 1)).unwrap().unwrap();
     assert_eq!((record.requests, record.frames, record.errors()), (50, 100, 0));
     assert!(record.seconds < 50.0, "one after the other takes 50 s: {}", record.seconds);
     assert!(record.late_ms.is_some() && record.resident_later.is_some());
+}
+
+#[test]
+fn a_frame_on_its_own_is_timed_from_when_it_was_sent() {
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let proxy = ChaosProxy::start(mock.addr()).unwrap();
+    proxy.set_latency(Duration::from_millis(50));
+    let slow = Target::parse(&format!("slow={},{}", proxy.addr(), std::process::id()), "secret").unwrap();
+    let plan = many::Plan { streams: 20, frames: 6, ramp: Duration::from_millis(100), ..many::Plan::alone() };
+    let record = block_on(alone::measure(&slow, plan, 1)).unwrap().unwrap();
+    assert_eq!((record.requests, record.frames, record.errors()), (20, 120, 0));
+    let late = record.late_ms.unwrap();
+    assert!(late.p50 >= 50.0 && late.p50 < 400.0, "{late:?}");
+    // 0.9 s of 3 are measured.
+    assert!(record.seconds < 2.0, "{}", record.seconds);
 }
 
 #[test]
