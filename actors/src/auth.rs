@@ -35,6 +35,7 @@ use serde::Deserialize;
 use crate::{
     domain::{Caller, ErrorCode, TokenHash},
     metrics::{AuthLevel, Metrics},
+    mutants::{self, Mutant},
     ports::{Clock, Directory, SharedCache, TokenVerifier},
     registry::Feed,
 };
@@ -154,6 +155,11 @@ impl AuthHandle {
     pub async fn ask_caller(&self, token: &str) -> Answer {
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
+        }
+        if mutants::is(Mutant::NoAuth)
+            && let Some(caller) = self.0.memory.borrow().borrow().anybody()
+        {
+            return Ok(caller);
         }
         let hash = TokenHash::of(token);
         if let Some(caller) = self.recall(&hash) {

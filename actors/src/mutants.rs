@@ -1,9 +1,10 @@
-//! Mistakes that can be made on purpose, to show that the proofs would find them.
+//! Mistakes that can be made on purpose, to show that the proofs would find them, and parts that can be left out, to
+//! measure what they cost.
 //!
 //! They are compiled in with the feature `mutants` only; without it [`is`] is a constant `false`, and nothing of them is
 //! left. The variable `HNE_MUTANT` chooses one, by its name in Rust.
 
-/// A mistake.
+/// A mistake, or a part that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// The cursor is moved in a transaction of its own, after the one of the rows.
@@ -17,23 +18,43 @@ pub enum Mutant {
     SettleAfterDone,
     /// What is returned to the store leaves memory when the store has answered, not before.
     LeaseBeforeDebit,
+    /// Left out: who calls is asked once; from then on everybody is taken for that caller.
+    NoAuth,
+    /// Left out: records aren't written, and so nothing is brought to the store.
+    NoJournal,
+    /// Left out: neither metrics nor the report are told of requests that are over.
+    NoMetrics,
 }
 
-/// Says whether this mistake is to be made.
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::CursorApart,
+        Self::CursorUnconditional,
+        Self::SettleAfterDone,
+        Self::LeaseBeforeDebit,
+        Self::NoAuth,
+        Self::NoJournal,
+        Self::NoMetrics,
+    ];
+}
+
+/// Says whether it was chosen.
 #[cfg(feature = "mutants")]
 #[must_use]
 pub fn is(mutant: Mutant) -> bool {
-    static CHOSEN: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(chosen);
-    CHOSEN.as_ref().is_some_and(|chosen| *chosen == format!("{mutant:?}"))
+    static CHOSEN: std::sync::LazyLock<Option<Mutant>> = std::sync::LazyLock::new(chosen);
+    *CHOSEN == Some(mutant)
 }
 
 #[cfg(feature = "mutants")]
 #[expect(clippy::disallowed_methods, reason = "no configuration has a key for mistakes")]
-fn chosen() -> Option<String> {
-    std::env::var("HNE_MUTANT").ok()
+fn chosen() -> Option<Mutant> {
+    let name = std::env::var("HNE_MUTANT").ok()?;
+    Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
-/// Says whether this mistake is to be made: never.
+/// Says whether it was chosen: never.
 #[cfg(not(feature = "mutants"))]
 #[must_use]
 pub const fn is(_: Mutant) -> bool {

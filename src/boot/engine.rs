@@ -7,6 +7,7 @@ use actors::{
     domain::Model,
     ledger::{self, LedgerHandle, Owner, UsageLedger},
     metrics::{Metrics, StoreOp},
+    mutants::{self, Mutant},
     outcome::Audience,
     ports::{CatalogSource, Clock, Directory, LedgerStore, SharedCache},
     quota::Accounts,
@@ -124,6 +125,9 @@ impl Engine<'_> {
 /// Tells report and metrics of every finished request.
 pub(super) fn audience(stats: &StatsHandle, metrics: &Metrics) -> Audience {
     let (stats, metrics) = (stats.clone(), metrics.clone());
+    if mutants::is(Mutant::NoMetrics) {
+        return Arc::new(|_| {});
+    }
     Arc::new(move |finished| {
         metrics.request_finished(finished);
         stats.post_request(*finished);

@@ -99,6 +99,11 @@ impl Memory {
         }
     }
 
+    /// Returns some caller. A mutant takes everybody for that one.
+    pub(super) fn anybody(&self) -> Option<Arc<Caller>> {
+        self.tokens.first().map(|known| Arc::clone(&known.caller))
+    }
+
     /// Notes that a token was used now, if it is a key. Returns whether a round has to be scheduled.
     pub(super) fn note_use(&mut self, hash: &TokenHash, wall: Timestamp) -> bool {
         match self.tokens.get(hash).map(|known| &known.kind) {

@@ -35,6 +35,11 @@ impl<K: Hash + Eq + Clone, V: Recency> Table<K, V> {
         self.slots.get(slot).map(|(_, value)| value)
     }
 
+    /// Returns some entry, always the same one while none is taken out.
+    pub(super) fn first(&self) -> Option<&V> {
+        self.slots.first().map(|(_, value)| value)
+    }
+
     /// Adds or replaces an entry; returns the value that had to go for it.
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         if let Some((_, old)) = self.index.get(&key).and_then(|slot| self.slots.get_mut(*slot)) {
