@@ -1,4 +1,5 @@
-//! Connections to providers: where an answer on one ends, which is used again, and how long it is kept.
+//! Connections to providers: where an answer on one ends, which is used again, how long it is kept, and how much of what
+//! comes before an answer.
 
 use std::{
     io::{Read, Write},
@@ -200,4 +201,29 @@ fn connections_serve_one_request_after_another() {
     let connections = provider.connections.load(Ordering::SeqCst);
     assert!((1..=8).contains(&connections), "{connections}");
     app.wait_for_postings(58);
+}
+
+#[test]
+fn comments_before_an_answer_are_kept_up_to_a_bound() {
+    const COMMENT: &str = ": OPENROUTER PROCESSING\n\n";
+    let frame = r#"{"choices":[{"index":0,"delta":{"content":"yes"},"finish_reason":"stop"}]}"#;
+    let (comments, end) = (COMMENT.repeat(2_000), format!("data: {frame}\n\ndata: [DONE]\n\n"));
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let provider = Bytes::answering(format!("{head}{comments}{end}"), After::Close);
+    // All that were read at once can come with the frame that ends the waiting, beside what is kept.
+    for (bound, fewest, most) in [(65_536, comments.len(), comments.len()), (4_096, 0, 4_096 + 8_192)] {
+        let mut app = provider.app().env("HNE__STREAM__BUFFER_BYTES", bound.to_string()).start();
+        app.unbalanced();
+        run(async {
+            let client = caller(&app, "ann");
+            let mut body = chat("mock/chat", "comments");
+            body["stream"] = true.into();
+            let mut response = complete(&client, &body).await;
+            let text = response.text().await.unwrap();
+            let came = text.strip_suffix(&end).unwrap_or_else(|| panic!("{bound}: {text}"));
+            assert_eq!(came.replace(COMMENT, ""), "", "{bound}: whole comments");
+            assert!((fewest..=most).contains(&came.len()), "{bound}: {} of {} bytes came", came.len(), comments.len());
+        });
+        app.wait_for_postings(1);
+    }
 }
