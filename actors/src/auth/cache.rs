@@ -45,7 +45,7 @@ impl Message for Resolve {
 pub(super) struct AuthCache {
     ports: Ports,
     provision: Provision,
-    /// Written here only; the handle reads it as well.
+    /// Filled here only. The handle looks into it as well, and forgets what the feed says has changed.
     memory: Rc<RefCell<Memory>>,
     token_flights: HashMap<TokenHash, TokenFlight>,
     user_flights: HashMap<UserId, UserFlight>,

@@ -27,9 +27,6 @@ use crate::{
     mutants::{self, Mutant},
 };
 
-/// For so many open entries room is kept when there are none: 40 KB.
-const ROOM_KEPT: usize = 256;
-
 /// A file of a journal.
 #[derive(Debug)]
 pub(in crate::ledger) struct Segment {
@@ -175,10 +172,6 @@ impl Writer {
     fn end(&mut self, entry: u64, record: &Record) -> Result<u64, Unwritten> {
         if self.live.is_broken() || self.open.remove(&entry).is_none() {
             return Err(Unwritten);
-        }
-        // What a busy hour needed is given back.
-        if self.open.is_empty() && self.open.capacity() > ROOM_KEPT {
-            self.open.shrink_to(ROOM_KEPT);
         }
         self.append(record)?;
         Ok(self.next)
