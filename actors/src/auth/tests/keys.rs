@@ -126,6 +126,10 @@ fn uses_are_brought_to_the_store_together() {
         tokio::time::advance(Duration::from_secs(100)).await;
         world.settle().await;
         assert_eq!(world.directory.touches.calls(), 2, "no use, no note");
+        world.ask(KEY).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let again: Vec<usize> = world.directory.touched().iter().map(Vec::len).collect();
+        assert_eq!(again, [2, 1], "a key that is remembered is noted in the next round as well");
     });
 }
 
