@@ -12,3 +12,4 @@ mod start;
 mod stuck;
 mod tls;
 pub(crate) mod world;
+mod writes;
