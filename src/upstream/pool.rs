@@ -143,9 +143,9 @@ impl Connection {
         read
     }
 
-    /// Gives the buffer back, if there is nothing in it.
+    /// Gives the buffer back, if there is nothing in it. Where it was given back before, the one that is there stays.
     pub(super) fn give_back(&mut self) {
-        if self.unread.is_empty() {
+        if self.unread.is_empty() && self.unread.capacity() > 0 {
             self.pool.0.buffer.set(std::mem::take(&mut self.unread));
         }
     }
@@ -205,4 +205,32 @@ fn dialling(uri: Uri, mut tls: ClientConfig, connect_timeout: Duration) -> Dial 
         let connecting = connector.call(Connect { uri: uri.clone(), addr: None });
         Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Socket>) })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// A connection that has given its buffer back once more must not leave others without.
+    #[actix_rt::test]
+    async fn one_buffer_serves_one_read_after_another() {
+        let roots = rustls::RootCertStore::empty();
+        let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let pool = Pool::new(&Uri::from_static("http://provider"), tls, Duration::from_secs(1), Duration::from_secs(1));
+        let (mut provider, socket) = tokio::io::duplex(64);
+        let mut connection = pool.serving(Box::new(socket));
+        for read in 1..=9 {
+            provider.write_all(b"frame").await.unwrap();
+            assert_eq!(std::future::poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 5);
+            let frame = connection.unread.split();
+            connection.give_back();
+            connection.give_back();
+            assert_eq!(frame, "frame");
+            let left = pool.0.buffer.take();
+            assert_eq!(left.capacity(), BUFFER_BYTES - read * frame.len());
+            pool.0.buffer.set(left);
+        }
+    }
 }
