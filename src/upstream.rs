@@ -5,6 +5,7 @@
 //! from configuration only; of the caller's request the body and two labels are handed on.
 
 mod exchange;
+mod head;
 mod pool;
 mod remote;
 mod simulator;

@@ -1,41 +1,32 @@
 //! A request and its answer, on one connection.
 //!
-//! actix-http's codec writes and reads HTTP/1.1. What it can't tell apart is told here: an answer ends where its framing
-//! says so (RFC 9112, section 6.3), and a connection that ends before that breaks it.
+//! actix-http's codec reads HTTP/1.1. What it can't tell apart is told here: an answer ends where its framing says so
+//! (RFC 9112, section 6.3), and a connection that ends before that breaks it.
 
 use std::{
+    io,
     pin::Pin,
-    rc::Rc,
     task::{Context, Poll, ready},
 };
 
 use actix_http::{
-    RequestHead, RequestHeadType, ResponseHead,
-    body::BodySize,
-    h1::{ClientCodec, ClientPayloadCodec, Message, MessageType},
-    header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING},
+    ConnectionType, ResponseHead,
+    h1::{ClientCodec, ClientPayloadCodec, MessageType},
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use actors::ports::UpstreamError;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_util::Stream;
 use tokio::io::AsyncWriteExt;
-use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::codec::Decoder;
 
-use super::pool::{Connection, Pool};
+use super::{
+    head::RequestHead,
+    pool::{Connection, Pool},
+};
 
-/// Room for a request's head and a short body.
-const HEAD_BYTES: usize = 2 * 1024;
 /// A body of so many bytes is copied behind its head: one piece is sent for less than two are.
 const COPIED_BYTES: usize = 1024;
-
-/// A request, ready to be sent.
-pub(super) struct Request {
-    /// What all requests to the provider have.
-    pub(super) head: Rc<RequestHead>,
-    /// What this one has beside.
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
 
 /// Sends a request and waits for the head of its answer.
 ///
@@ -44,32 +35,40 @@ pub(super) struct Request {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-pub(super) async fn exchange(pool: &Pool, request: Request) -> Result<(ResponseHead, Body), UpstreamError> {
-    let mut codec = ClientCodec::new(pool.codec());
-    let mut head = BytesMut::with_capacity(HEAD_BYTES);
-    let sized = BodySize::Sized(request.body.len() as u64);
-    let item = (RequestHeadType::Rc(request.head, Some(request.headers)), sized);
-    codec.encode(Message::Item(item), &mut head).map_err(broken)?;
+pub(super) async fn exchange(
+    pool: &Pool,
+    head: RequestHead,
+    body: Bytes,
+) -> Result<(ResponseHead, Body), UpstreamError> {
     let mut connection = pool.connect().await?;
-    if request.body.len() <= COPIED_BYTES {
-        head.extend_from_slice(&request.body);
-        connection.socket.write_all(&head).await.map_err(broken)?;
-    } else {
-        connection.socket.write_all_buf(&mut head.chain(request.body)).await.map_err(broken)?;
-    }
-    connection.socket.flush().await.map_err(broken)?;
+    send(pool, &mut connection, &head, &body).await.map_err(broken)?;
+    let mut codec = ClientCodec::new(pool.codec());
     let head = std::future::poll_fn(|cx| poll_head(&mut connection, &mut codec, cx)).await?;
-    let reusable = codec.keep_alive();
     let framing = match codec.message_type() {
         MessageType::None if has_no_body(&head) => Framing::Over,
         MessageType::None => Framing::Close,
         MessageType::Payload | MessageType::Stream => Framing::Coded(codec.into_payload_codec()),
     };
-    let mut body = Body { framing, delimited: is_delimited(&head), connection: Some(connection) };
+    let reusable = head.connection_type() == ConnectionType::KeepAlive;
+    let mut body = Body { framing, delimited: is_delimited(&head), reusable, connection: Some(connection) };
     if matches!(body.framing, Framing::Over) {
-        body.finish(reusable);
+        body.finish();
     }
     Ok((head, body))
+}
+
+/// Writes a request into the buffer that all of them share, and sends it.
+async fn send(pool: &Pool, connection: &mut Connection, head: &RequestHead, body: &Bytes) -> io::Result<()> {
+    let mut outgoing = pool.take_outgoing();
+    head.write(body.len(), &mut outgoing);
+    if body.len() <= COPIED_BYTES {
+        outgoing.extend_from_slice(body);
+        connection.socket.write_all(&outgoing).await?;
+    } else {
+        connection.socket.write_all_buf(&mut outgoing.as_ref().chain(body.as_ref())).await?;
+    }
+    pool.put_outgoing(outgoing);
+    connection.socket.flush().await
 }
 
 fn poll_head(
@@ -113,6 +112,8 @@ pub(super) struct Body {
     framing: Framing,
     /// Whether the end of the connection, where it comes first, breaks it.
     delimited: bool,
+    /// Whether the connection serves others when this was read to the end.
+    reusable: bool,
     /// `None` once it has ended.
     connection: Option<Connection>,
 }
@@ -125,8 +126,8 @@ enum Framing {
 }
 
 impl Body {
-    fn finish(&mut self, reusable: bool) {
-        if let Some(connection) = self.connection.take().filter(|_| reusable) {
+    fn finish(&mut self) {
+        if let Some(connection) = self.connection.take().filter(|_| self.reusable) {
             connection.release();
         }
     }
@@ -145,8 +146,7 @@ impl Body {
             Ok(None) => Poll::Pending,
             Ok(Some(Some(bytes))) => Poll::Ready(Some(Ok(bytes))),
             Ok(Some(None)) => {
-                let reusable = matches!(&self.framing, Framing::Coded(codec) if codec.keep_alive());
-                self.finish(reusable);
+                self.finish();
                 Poll::Ready(None)
             }
             Err(error) => {

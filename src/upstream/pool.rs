@@ -43,6 +43,8 @@ use tokio::{
 const BUFFER_BYTES: usize = 8 * 1024;
 /// With less room left than this another buffer is taken.
 const LEAST_ROOM: usize = 1024;
+/// The most that is kept of the buffer that is written out of. A head and a short body are less.
+const OUTGOING_BYTES: usize = 4 * 1024;
 
 /// A connection's bytes, in the clear.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {}
@@ -61,6 +63,7 @@ struct Inner {
     codec: ServiceConfig,
     idle: RefCell<Vec<Idle>>,
     buffer: Cell<BytesMut>,
+    outgoing: Cell<BytesMut>,
     sweeper: Cell<Option<AbortHandle>>,
 }
 
@@ -85,6 +88,7 @@ impl Pool {
             codec: ServiceConfig::new(KeepAlive::Os, Duration::ZERO, Duration::ZERO, false, None),
             idle: RefCell::default(),
             buffer: Cell::default(),
+            outgoing: Cell::default(),
             sweeper: Cell::default(),
         }));
         let sweeper = actix_rt::spawn(sweep(Rc::downgrade(&pool.0), idle_timeout)).abort_handle();
@@ -114,6 +118,19 @@ impl Pool {
             _ => UpstreamError::Connect,
         })?;
         Ok(self.serving(socket))
+    }
+
+    /// Takes the buffer that requests are written into, empty. Where another one is being sent out of it, it is a new one.
+    pub(super) fn take_outgoing(&self) -> BytesMut {
+        self.0.outgoing.take()
+    }
+
+    /// Gives it back when the request was sent.
+    pub(super) fn put_outgoing(&self, mut outgoing: BytesMut) {
+        outgoing.clear();
+        if outgoing.capacity() <= OUTGOING_BYTES {
+            self.0.outgoing.set(outgoing);
+        }
     }
 
     fn serving(&self, socket: Box<dyn Socket>) -> Connection {

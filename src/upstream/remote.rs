@@ -1,9 +1,9 @@
 //! A provider that is spoken to over HTTP.
 
-use std::{io, path::Path, rc::Rc, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use actix_http::{
-    Method, RequestHead, ResponseHead, Uri,
+    ResponseHead, Uri,
     header::{
         ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
         HeaderValue, RETRY_AFTER, USER_AGENT,
@@ -13,13 +13,15 @@ use actors::{
     ports::{Patience, UpstreamError, UpstreamRequest, UpstreamResponse},
     stream::breaker::Rules,
 };
+use bytes::Bytes;
 use futures_util::{StreamExt, future::LocalBoxFuture};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 
 use super::{
-    exchange::{Body, Request, exchange},
+    exchange::{Body, exchange},
+    head::{RequestHead, lines_of_all},
     pool::Pool,
 };
 use crate::config;
@@ -28,8 +30,6 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("hasnot-engine/", env!("CARGO_PKG_VERSION")));
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Why a provider can't be spoken to as configured.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,8 @@ pub enum UpstreamConfigError {
 /// The client of one provider on one thread.
 pub(super) struct HttpProvider {
     pool: Pool,
-    /// What every request's head has, with and without a stream to follow.
-    heads: [Rc<RequestHead>; 2],
+    /// The lines that every request's head has, without and with a stream to follow.
+    lines: [Bytes; 2],
     patience: Patience,
 }
 
@@ -80,12 +80,10 @@ impl HttpProvider {
             let (name, value) = pair.ok_or_else(|| refuse(&format!("headers.{header}")))?;
             headers.insert(name, value);
         }
-        let head = |accept| {
-            let mut head = RequestHead::default();
-            (head.method, head.uri) = (Method::POST, uri.clone());
-            head.headers = headers.clone();
-            head.headers.insert(ACCEPT, accept);
-            Rc::new(head)
+        let lines = |accept| {
+            let mut headers = headers.clone();
+            headers.insert(ACCEPT, accept);
+            lines_of_all(&uri, &headers)
         };
         let patience = Patience {
             first_byte: config.first_byte_timeout,
@@ -103,7 +101,7 @@ impl HttpProvider {
             .map_err(|error| UpstreamConfigError::CaFile { provider: name.to_owned(), error })?;
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let pool = Pool::new(&uri, tls, config.connect_timeout, config.idle_timeout);
-        Ok(Self { pool, heads: [head(JSON), head(EVENTS)], patience })
+        Ok(Self { pool, lines: [lines(JSON), lines(EVENTS)], patience })
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -114,17 +112,12 @@ impl HttpProvider {
         &self,
         request: UpstreamRequest,
     ) -> LocalBoxFuture<'static, Result<UpstreamResponse, UpstreamError>> {
-        let [whole, stream] = &self.heads;
-        let head = Rc::clone(if request.stream { stream } else { whole });
-        let mut headers = HeaderMap::with_capacity(2);
-        insert(&mut headers, X_REQUEST_ID, request.request_id.as_str());
-        if let Some(traceparent) = &request.traceparent {
-            insert(&mut headers, TRACEPARENT, traceparent);
-        }
-        let request = Request { head, headers, body: request.body };
+        let [whole, stream] = &self.lines;
+        let lines = if request.stream { stream } else { whole }.clone();
+        let head = RequestHead { lines, request_id: request.request_id, traceparent: request.traceparent };
         let pool = self.pool.clone();
         Box::pin(async move {
-            let (head, body) = exchange(&pool, request).await?;
+            let (head, body) = exchange(&pool, head, request.body).await?;
             read_head(&head, body)
         })
     }
@@ -138,12 +131,6 @@ fn host(uri: &Uri) -> Option<HeaderValue> {
         Some(port) => format!("{host}:{port}"),
     };
     HeaderValue::try_from(text).ok()
-}
-
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
 }
 
 fn secret_value(text: &str) -> Option<HeaderValue> {
