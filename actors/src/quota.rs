@@ -40,7 +40,7 @@ use crate::{
     ports::Clock,
 };
 use accounts::UserState;
-use asking::{Asking, Attempt, recorded};
+use asking::{Asking, Attempt};
 
 /// How limits are held: `[quota]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -190,9 +190,14 @@ impl QuotaHandle {
         let asking = self.tools.asking(user, wish);
         let reservation = match asking.attempt(Measure::Whole) {
             Attempt::Decided(decided) => *decided,
-            Attempt::Ask(_) => flatten(self.addr.send(Reserve(asking)).await),
+            // Rare and large: not in the future of every request.
+            Attempt::Ask(_) => Box::pin(async { flatten(self.addr.send(Reserve(asking)).await) }).await,
+        }?;
+        let recorded = match reservation.receipt() {
+            Some(receipt) => receipt.synced().await,
+            None => true,
         };
-        recorded(reservation?).await
+        if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
     }
 
     /// Asks for a caller's counts, a line for each class that the plan limits or allows.

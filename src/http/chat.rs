@@ -90,7 +90,8 @@ impl Call {
             None => self.alone(arrived, outcome).await,
             Some((key, request)) => {
                 let (key, request) = (key.clone(), *request);
-                self.under_a_key(key, request, arrived, outcome).await
+                // Rare and large: not in the future of every request.
+                Box::pin(self.under_a_key(key, request, arrived, outcome)).await
             }
         }
     }

@@ -126,12 +126,3 @@ impl Asking {
         }
     }
 }
-
-/// Waits until an admission is on the disk, where that is asked for.
-pub(super) async fn recorded(reservation: Reservation) -> Result<Reservation, QuotaError> {
-    let recorded = match reservation.receipt() {
-        Some(receipt) => receipt.synced().await,
-        None => true,
-    };
-    if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
-}
