@@ -270,30 +270,33 @@ impl Row {
     fn cells(&self, further: &[&str]) -> String {
         let figure = |name: &str| self.figures.get(name).copied().unwrap_or(0.0);
         let ratio = |name: &str| self.ratios.get(name).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"));
+        // What isn't measured, such as the memory of a process that has only been started, is 0 in a record.
+        let measured = |name: &str, digits: usize| {
+            let value = figure(name);
+            if value > 0.0 { format!("{value:.digits$}") } else { "–".to_owned() }
+        };
         let three = |name: &str| {
             let [p50, p95, p99] = ["p50", "p95", "p99"].map(|percent| figure(&format!("{name} {percent}")));
             if p99 > 0.0 { format!("{p50:.2} · {p95:.2} · {p99:.2}") } else { "–".to_owned() }
         };
-        let per_frame = figure("CPU µs/frame");
-        let per_frame = if per_frame > 0.0 { format!("{per_frame:.2}") } else { "–".to_owned() };
         // The first one is the step, the others are figures.
         let step = further.first().map(|_| format!(" {} |", self.step));
         let own = further.iter().skip(1).map(|name| format!(" {:.0} |", figure(name)));
         let further: String = step.into_iter().chain(own).collect();
         format!(
-            "| {} |{further} {:.0} | {} | {} | {} | {:.1} | {} | {} | {:.1} · {:.1} | {} | {:.1} |",
+            "| {} |{further} {} | {} | {} | {} | {} | {} | {} | {} · {} | {} | {} |",
             self.target,
-            figure("answers/s"),
+            measured("answers/s", 0),
             ratio("answers/s"),
             three("ttft"),
             three("total"),
-            figure("CPU µs/answer"),
-            per_frame,
+            measured("CPU µs/answer", 1),
+            measured("CPU µs/frame", 2),
             ratio("CPU µs/answer"),
-            figure("MiB before"),
-            figure("MiB peak"),
+            measured("MiB before", 1),
+            measured("MiB peak", 1),
             self.errors,
-            figure("load average"),
+            measured("load average", 1),
         )
     }
 }
@@ -329,7 +332,7 @@ mod tests {
         assert_eq!(service.rounds, 3);
         assert!((service.ratios["CPU µs/answer"] - 1.5).abs() < 1e-9);
         assert!((service.added_ms["total p50"] - 0.2).abs() < 1e-9);
-        assert!(report.markdown("Title", "").contains("| service | 0 | – | – | – | 30.0 | – | 1.50 |"));
+        assert!(report.markdown("Title", "").contains("| service | – | – | – | – | 30.0 | – | 1.50 | – · – | 0 | – |"));
         assert_eq!(report.plot("CPU µs/answer").matches("<circle").count(), 9);
     }
 
@@ -342,7 +345,7 @@ mod tests {
         let report = Report::new(About::new(), "the first step", vec![step(1_000, 33.0), step(10, 30.0)]);
         let markdown = report.markdown("Title", "");
         assert!(markdown.contains("| target | users | different users | answers/s | × the first step |"), "{markdown}");
-        assert!(markdown.contains("| service | 10 | 7 | 0 | – |"), "{markdown}");
+        assert!(markdown.contains("| service | 10 | 7 | – | – |"), "{markdown}");
         assert!(markdown.contains("| 33.0 | – | 1.10 |"), "{markdown}");
         assert!(!markdown.contains("What only some have"), "{markdown}");
         assert_eq!(report.plot("CPU µs/answer").matches("<circle").count(), 2);
