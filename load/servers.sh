@@ -103,14 +103,11 @@ start_redis() {
     wait_for Redis redis-cli -p "$redis_port" ping
 }
 
-# Another program than the service's own, where one is wanted.
-program=
-
 # service NAME ARGUMENT…: the program in the world of that name.
 service() {
     local name=$1
     shift
-    (cd "$world/$name" && exec env -i PATH="$PATH" $(cat "$world/$name/environment") "${program:-$programs/hasnot-engine}" "$@")
+    (cd "$world/$name" && exec env -i PATH="$PATH" $(cat "$world/$name/environment") "$program" "$@")
 }
 
 # What the service is run under; nothing, but for the count of its instructions.
@@ -140,7 +137,7 @@ start_service() {
     service "$name" plan set default basic --window month --requests 1000000000 >>"$world/$name.log" 2>&1
     [ -z "$rows" ] || tell "$name" "$rows"
     # Not through the function, whose shell would be the process that `$!` names.
-    (cd "$world/$name" && exec env -i PATH="$PATH" $(cat environment) "${under[@]}" "${program:-$programs/hasnot-engine}" serve) \
+    (cd "$world/$name" && exec env -i PATH="$PATH" $(cat environment) "${under[@]}" "$program" serve) \
         >>"$world/$name.log" 2>&1 &
     pid[$name]=$!
     started+=("$!")

@@ -39,7 +39,8 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-/// The buffer that is read into. Larger answers take several reads, as they do in awc.
+/// The buffer that is read into. Larger answers take several reads, as they do in awc. Where less than 2 KiB of it are left,
+/// actix-http's codec puts one of 32 KiB in its place.
 const BUFFER_BYTES: usize = 8 * 1024;
 /// With less room left than this another buffer is taken.
 const LEAST_ROOM: usize = 1024;
