@@ -1,7 +1,7 @@
 //! Thousands of streams whose frames come alone: what relaying one costs, and how long it is on its way.
 //!
-//! CPU time is read while all streams run, so that what their beginnings and ends cost is no part of it. Each frame says
-//! when it was sent; the client, on the same machine, reads the same clock.
+//! Only what happens while all streams run is measured, so that what their beginnings and ends cost is no part of it. Each
+//! frame says when it was sent; the client, on the same machine, reads the same clock.
 
 use super::{
     many::{self, Plan},
@@ -15,11 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
-
-/// What passes between the last beginning and the measurement, and between that and the first end.
-const MARGIN: Duration = Duration::from_secs(1);
 
 /// Measures a target. In the record, an answer's CPU time is that of its frames.
 ///
@@ -30,10 +26,11 @@ pub async fn measure(target: &Target, plan: Plan, round: u32) -> io::Result<Reco
     let before = target.family.resident()?;
     let arrived = Arc::new(AtomicU64::new(0));
     let meanwhile = async {
-        tokio::time::sleep(plan.ramp + MARGIN).await;
+        let steady = plan.steady().unwrap_or_default();
+        tokio::time::sleep(steady.start).await;
         let meter = Meter::start(target)?;
         let frames = arrived.load(Ordering::Relaxed);
-        tokio::time::sleep(plan.lasts().saturating_sub(plan.ramp + 2 * MARGIN)).await;
+        tokio::time::sleep(steady.end.saturating_sub(steady.start)).await;
         let frames = arrived.load(Ordering::Relaxed) - frames;
         let requests = frames / plan.frames.max(1) as u64;
         meter.cut("R", round, &Tally { requests, frames, ..Tally::default() })

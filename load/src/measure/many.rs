@@ -11,6 +11,7 @@ use super::{
 use crate::{client::Client, clock};
 use std::{
     io,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +20,8 @@ use std::{
 };
 use tokio::task::JoinSet;
 
+/// What passes between the last beginning and what is measured, and between that and the first end.
+const MARGIN: Duration = Duration::from_secs(1);
 /// A stream is given so much more time than its frames take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -66,6 +69,13 @@ impl Plan {
         }
     }
 
+    /// From when to when all streams run and none begins or ends, counted from the first one's beginning. `None`: what is
+    /// measured is all of it.
+    #[must_use]
+    pub fn steady(&self) -> Option<Range<Duration>> {
+        self.stamped.then(|| self.ramp + MARGIN..self.lasts().saturating_sub(MARGIN))
+    }
+
     /// How long each stream takes.
     #[must_use]
     pub fn lasts(&self) -> Duration {
@@ -111,6 +121,7 @@ pub(super) async fn drive(
         let job = Job::new(target, &user, &marker, &shape, &format!("+gap-{}ms", plan.gap.as_millis()))?;
         let (client, steps, arrived) = (Client::new(target.addr), steps.clone(), Arc::clone(arrived));
         let due = begun + plan.ramp * index / plan.streams;
+        let steady = plan.steady().map(|steady| begun + steady.start..begun + steady.end);
         let patience = plan.ramp + plan.lasts() + PATIENCE;
         running.spawn(async move {
             tokio::time::sleep_until(due.into()).await;
@@ -120,7 +131,8 @@ pub(super) async fn drive(
                 // The bar may miss a step; the stream doesn't wait for it.
                 steps.try_send(()).ok();
             };
-            match tokio::time::timeout(patience, stream(&client, &job, (due, plan.gap), came, &mut tally)).await {
+            let work = stream(&client, &job, (due, plan.gap), steady, came, &mut tally);
+            match tokio::time::timeout(patience, work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(flaw)) => tally.bad(&flaw),
                 Err(_elapsed) => tally.bad(&Flaw::Late),
@@ -141,6 +153,7 @@ async fn stream(
     client: &Client,
     job: &Job,
     (due, gap): (Instant, Duration),
+    steady: Option<Range<Instant>>,
     came: impl Fn(),
     tally: &mut Tally,
 ) -> Result<(), Flaw> {
@@ -150,11 +163,26 @@ async fn stream(
     let (sample, _connection) = job
         .perform(connection, due, |frame| {
             let first = *first.get_or_insert(frame.at);
-            late.add(frame.way.unwrap_or_else(|| frame.at.saturating_duration_since(first + gap * count)));
+            if steady.as_ref().is_none_or(|steady| steady.contains(&frame.at)) {
+                late.add(frame.way.unwrap_or_else(|| frame.at.saturating_duration_since(first + gap * count)));
+            }
             count += 1;
             came();
         })
         .await?;
     tally.good(sample);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_that_come_alone_are_timed_while_all_streams_run() {
+        let plan = Plan::alone();
+        assert_eq!((plan.ramp, plan.lasts()), (Duration::from_secs(5), Duration::from_secs(20)));
+        assert_eq!(plan.steady(), Some(Duration::from_secs(6)..Duration::from_secs(19)));
+        assert_eq!(Plan::default().steady(), None, "streams that are late at their beginning are late");
+    }
 }
