@@ -143,7 +143,9 @@ impl Scenario {
             Self::E => "one connection, whole answers",
             Self::S => "one connection, streams of 20 frames without delay",
             Self::F => "9,500 streams of 30 frames, one a second",
-            Self::R => "4,000 streams, two frames a second: CPU of the frames alone; `late` is since a frame was sent, while all run",
+            Self::R => {
+                "4,000 streams, two frames a second, while all run: a frame is `late` by its way from the provider"
+            }
             Self::G => "1,000 unknown users at once, a stream of 20 frames each",
             Self::H => "five times as many streams (20 frames, 20 ms apart) as the 200 that are admitted, for 60 s",
         }
