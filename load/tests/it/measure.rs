@@ -12,7 +12,7 @@ use hne_load::{
         soak::Verdict,
         target::Target,
     },
-    mock::{MockProvider, Options},
+    mock::{Entry, MockProvider, Options},
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -91,6 +91,25 @@ fn a_frame_on_its_own_is_timed_from_when_it_was_sent() {
     assert!(late.p50 >= 50.0 && late.p50 < 400.0, "{late:?}");
     // 0.9 s of 3 are measured.
     assert!(record.seconds < 2.0, "{}", record.seconds);
+}
+
+#[test]
+fn a_frame_on_its_own_is_timed_only_while_all_streams_run() {
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let proxy = ChaosProxy::start(mock.addr()).unwrap();
+    // For the first two frames of each stream, until 0.6 s; what is measured begins after 1.1.
+    proxy.set_latency(Duration::from_millis(200));
+    let slow = Target::parse(&format!("slow={},{}", proxy.addr(), std::process::id()), "secret").unwrap();
+    let plan = many::Plan { streams: 20, frames: 6, ramp: Duration::from_millis(100), ..many::Plan::alone() };
+    let heal = async {
+        let begun = |books: &[Entry]| books.iter().filter(|entry| entry.frames >= 2).count() == 20;
+        mock.wait_for(begun, Duration::from_secs(10)).await.unwrap();
+        proxy.set_latency(Duration::ZERO);
+    };
+    let both = async { tokio::join!(alone::measure(&slow, plan, 1), heal) };
+    let (record, ()) = block_on(both).unwrap();
+    let late = record.unwrap().late_ms.unwrap();
+    assert!(late.max > 0.0 && late.max < 200.0, "{late:?}");
 }
 
 #[test]

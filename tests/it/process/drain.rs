@@ -15,7 +15,7 @@ use crate::harness::app::{Database, chat, post, run, stream};
 const HELD: &str = "mock/held+frames-5+prompt-3+completion-5+hold-after-2";
 
 fn world(database: Database, mock: &MockProvider) -> World {
-    World::on(database).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url())
+    World::on(database).asking(mock)
 }
 
 fn mock() -> MockProvider {

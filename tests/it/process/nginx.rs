@@ -99,8 +99,7 @@ fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
         return;
     }
     let mock = MockProvider::start(Options::default()).unwrap();
-    let world =
-        World::on(Database::Sqlite).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url());
+    let world = World::on(Database::Sqlite).asking(&mock);
     let service = world.serve();
     let nginx = proxy(&world, &[service.address.port()]);
     let client = bearer(&world, nginx.client.clone());
@@ -129,8 +128,7 @@ fn a_stream_goes_through_tls_and_http_2_frame_by_frame() {
         return;
     }
     let mock = MockProvider::start(Options::default()).unwrap();
-    let world =
-        World::on(Database::Sqlite).env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", mock.base_url());
+    let world = World::on(Database::Sqlite).asking(&mock);
     let service = world.serve();
     let nginx = proxy(&world, &[service.address.port()]);
     let (model, frames) = ("mock/held+frames-6+gap-100ms+hold-after-3", 6);

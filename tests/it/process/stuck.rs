@@ -31,10 +31,7 @@ async fn a_second(service: &Serving, client: &Client, marker: &str) -> Duration 
 fn clients_that_do_not_read_cost_no_time() {
     const STUCK: usize = 10;
     let mock = MockProvider::start(Options::default()).unwrap();
-    let world = World::on(Database::Sqlite)
-        .env("OPENROUTER_API_KEY", "key")
-        .env("OPENROUTER_BASE_URL", mock.base_url())
-        .env("HNE__STREAM__KEEPALIVE", "100ms");
+    let world = World::on(Database::Sqlite).asking(&mock).env("HNE__STREAM__KEEPALIVE", "100ms");
     let service = world.serve();
     let client = service.client(&world, "ann");
     let (alone, beside) = run(async {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
-use hne_load::{client::Client, clock};
+use hne_load::{client::Client, clock, mock::MockProvider};
 use serde_json::Value;
 
 use crate::harness::{
@@ -62,6 +62,11 @@ impl World {
             Database::Postgres => world.env("DATABASE_URL", servers::postgres().fresh_database()),
             Database::Sqlite => world,
         }
+    }
+
+    /// Has the processes ask this provider instead of the simulator.
+    pub(crate) fn asking(self, provider: &MockProvider) -> Self {
+        self.env("OPENROUTER_API_KEY", "key").env("OPENROUTER_BASE_URL", provider.base_url())
     }
 
     /// Sets a variable for all processes from now on.

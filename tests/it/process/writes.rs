@@ -35,10 +35,7 @@ async fn ask(mut connection: Connection, request: &Request, times: u64) -> Conne
 #[test]
 fn a_short_request_writes_its_records_and_wakes_nobody() {
     let mock = MockProvider::start(Options::default()).unwrap();
-    let world = World::on(Database::Postgres)
-        .env("OPENROUTER_API_KEY", "key")
-        .env("OPENROUTER_BASE_URL", mock.base_url())
-        .env("HNE__LOG__ACCESS", "false");
+    let world = World::on(Database::Postgres).asking(&mock).env("HNE__LOG__ACCESS", "false");
     let service = world.serve();
     let client = service.client(&world, "ann");
     let body = chat("mock/short+frames-1+prompt-3+completion-1", "hello").to_string();

@@ -38,8 +38,7 @@ impl Instance {
         let world = world
             .env("LISTEN", address.to_string())
             .env("JWT_SECRET", SECRET)
-            .env("OPENROUTER_API_KEY", "key")
-            .env("OPENROUTER_BASE_URL", provider.base_url())
+            .asking(provider)
             // What the provider saw once is then one request.
             .env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0")
             .env("HNE__SERVER__WORKERS", "2")
