@@ -44,8 +44,6 @@ use tokio::{
 const BUFFER_BYTES: usize = 8 * 1024;
 /// With less room left than this another buffer is taken.
 const LEAST_ROOM: usize = 1024;
-/// The most that is kept of the buffer that is written out of. A head and a short body are less.
-const OUTGOING_BYTES: usize = 4 * 1024;
 
 /// A connection's bytes, in the clear.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {}
@@ -64,6 +62,7 @@ struct Inner {
     codec: ServiceConfig,
     idle: RefCell<Vec<Idle>>,
     buffer: Cell<BytesMut>,
+    /// Of heads and short bodies, so that it stays small.
     outgoing: Cell<BytesMut>,
     sweeper: Cell<Option<AbortHandle>>,
 }
@@ -129,9 +128,7 @@ impl Pool {
     /// Gives it back when the request was sent.
     pub(super) fn put_outgoing(&self, mut outgoing: BytesMut) {
         outgoing.clear();
-        if outgoing.capacity() <= OUTGOING_BYTES {
-            self.0.outgoing.set(outgoing);
-        }
+        self.0.outgoing.set(outgoing);
     }
 
     fn serving(&self, socket: Box<dyn Socket>) -> Connection {

@@ -1,8 +1,8 @@
 //! Gate, accounts and ledger together, over books in memory.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{future::join_all, poll};
 use uuid::Uuid;
 
 use super::*;
@@ -35,11 +35,15 @@ impl World {
 
     /// Starts an instance of its own on these books.
     fn instance(store: Arc<FakeLedger>, max_accounts: usize) -> Rc<Self> {
+        Self::recording(journal(), store, max_accounts)
+    }
+
+    fn recording(journal: JournalConfig, store: Arc<FakeLedger>, max_accounts: usize) -> Rc<Self> {
         let clock = Arc::new(ManualClock::new());
         let folder = tempfile::tempdir().unwrap();
         let owner = Owner { store: Uuid::from_u128(1), instance: Uuid::new_v4() };
         let accounts = Arc::new(Accounts::new(store.clone(), owner.instance, max_accounts, clock.clone()));
-        let shelf = Shelf::new(journal(), folder.path(), owner, 100, clock.clone()).unwrap();
+        let shelf = Shelf::new(journal, folder.path(), owner, 100, clock.clone()).unwrap();
         let (load_timeout, lease_wait) = (Duration::from_secs(5), Duration::from_millis(300));
         let config = Config { max_accounts, idle_timeout: IDLE, load_timeout, lease_wait };
         let gate = QuotaGate::start(config, accounts.clone(), shelf.open_books(), clock.clone());
@@ -136,6 +140,24 @@ async fn a_limit_is_exact_and_a_released_place_is_free_again() {
     let (_permit, reservation) = world.admit(1, Some(1)).await.unwrap();
     settle(&world, reservation);
     assert!(matches!(world.admit(1, Some(1)).await, Err(QuotaError::Exhausted(_))));
+}
+
+#[actix_rt::test]
+async fn where_each_record_is_synced_a_promise_waits_for_its_own() {
+    let each = JournalConfig { fsync: Fsync::Each, ..journal() };
+    let world = World::recording(each, Arc::default(), 1_000);
+    let sync = || world.flusher.borrow().as_ref().unwrap().sync();
+    // The first one waits for the store as well.
+    for _ in 0..2 {
+        let mut admitted = pin!(world.admit(1, Some(9)));
+        while world.shelf.open_entries() == 0 {
+            assert!(poll!(&mut admitted).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(poll!(&mut admitted).is_pending(), "its record is written, not synced");
+        sync();
+        assert!(admitted.await.is_ok());
+    }
 }
 
 #[actix_rt::test]
