@@ -80,6 +80,15 @@ END
     wait_for "nginx's workers" grep -q . "/proc/$nginx_pid/task/$nginx_pid/children"
 }
 
+# Relaying by the libraries that the service is made of, and nothing else.
+start_bare() {
+    address[bare]=127.0.0.1:$(free_port)
+    env -i LISTEN="${address[bare]}" UPSTREAM="http://${address[mock]}/v1" "$programs/examples/bare-actix" 2>"$world/bare.log" &
+    pid[bare]=$!
+    started+=("$!")
+    wait_for 'the bare proxy' accepts "${address[bare]##*:}"
+}
+
 start_postgres() {
     local as=()
     postgres_port=$(free_port)
