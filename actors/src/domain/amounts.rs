@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub struct Nanodollars(pub i64);
 
 impl Nanodollars {
+    /// The most that one request can cost, 10,000 USD: more than any answer does, and 900,000 times as much still fits
+    /// into a sum.
+    pub const DEAREST_REQUEST: Self = Self(10_000_000_000_000);
+
     /// Reads a decimal number of dollars, as configuration, the command line and providers write it.
     ///
     /// Exact for up to nine decimals; what is finer is rounded up. `None` for a sign, no digit, an exponent that isn't
@@ -65,13 +69,14 @@ pub struct Price {
 }
 
 impl Price {
-    /// Returns what these tokens cost, rounded up to a whole nano-dollar; saturates.
+    /// Returns what these tokens cost, rounded up to a whole nano-dollar; at most
+    /// [`DEAREST_REQUEST`](Nanodollars::DEAREST_REQUEST), which only a mistyped price exceeds.
     #[must_use]
     pub fn of(self, prompt_tokens: i64, completion_tokens: i64) -> Nanodollars {
         let part = |tokens: i64, price: Nanodollars| i128::from(tokens) * i128::from(price.0);
         let total = part(prompt_tokens, self.input) + part(completion_tokens, self.output);
         let rounded = (total + 999_999).div_euclid(1_000_000);
-        Nanodollars(i64::try_from(rounded).unwrap_or(i64::MAX))
+        i64::try_from(rounded).map_or(Nanodollars::DEAREST_REQUEST, Nanodollars).min(Nanodollars::DEAREST_REQUEST)
     }
 }
 
@@ -243,7 +248,7 @@ mod tests {
         assert_eq!(price.of(1_000_000, 0), Nanodollars(150_000_000));
         assert_eq!(price.of(9, 20), Nanodollars(1_350 + 12_000));
         assert_eq!(Price { input: Nanodollars(1), output: Nanodollars(0) }.of(1, 0), Nanodollars(1));
-        assert_eq!(price.of(i64::MAX, i64::MAX), Nanodollars(i64::MAX));
+        assert_eq!(price.of(i64::MAX, i64::MAX), Nanodollars::DEAREST_REQUEST);
     }
 
     #[test]

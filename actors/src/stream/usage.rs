@@ -142,7 +142,7 @@ struct RawUsage<'a> {
     cost: Option<&'a RawValue>,
 }
 
-/// A cost that can't be read is as good as none: price then decides. Tokens that can't be make the whole usage void.
+/// A cost that can't be read or believed is as good as none: price then decides. Such tokens make the whole usage void.
 fn read_usage(json: &str, max_tokens: u32) -> Option<Usage> {
     next_is(json.as_bytes(), 0, b'{')?;
     let raw: RawUsage<'_> = serde_json::from_str(json).ok()?;
@@ -154,7 +154,10 @@ fn read_usage(json: &str, max_tokens: u32) -> Option<Usage> {
     Some(Usage {
         prompt_tokens: tokens(raw.prompt_tokens)?,
         completion_tokens: tokens(raw.completion_tokens)?,
-        cost: raw.cost.and_then(|cost| Nanodollars::from_decimal(cost.get().trim_matches('"'))),
+        cost: raw
+            .cost
+            .and_then(|cost| Nanodollars::from_decimal(cost.get().trim_matches('"')))
+            .filter(|cost| *cost <= Nanodollars::DEAREST_REQUEST),
     })
 }
 

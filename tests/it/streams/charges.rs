@@ -42,20 +42,27 @@ fn a_finished_stream_is_charged_as_the_provider_says() {
 fn the_cost_is_the_providers_or_tokens_times_price() {
     let app = TestApp::on(Database::Sqlite).start();
     let prices = ["--input-price", "2", "--output-price", "10"];
-    for (id, options) in [("priced", "prompt-100+completion-7"), ("told", "prompt-100+completion-7+cost-0.00012")] {
+    let models = [
+        ("priced", "prompt-100+completion-7"),
+        ("told", "prompt-100+completion-7+cost-0.00012"),
+        ("absurd", "prompt-100+completion-7+cost-9000000000"),
+    ];
+    for (id, options) in models {
         let upstream = format!("mock/{id}+{options}");
         let model = ["model", "add", id, "--class", "basic", "--provider", "openrouter", "--upstream-model", &upstream];
         app.cli(&[&model[..], &prices].concat());
     }
     run(async {
-        for id in ["priced", "told"] {
+        for (id, _) in models {
             let frames = stream(&caller(&app, id), &chat(id, id)).await.frames().await.unwrap();
             assert!(frames.last().unwrap().is_done());
         }
     });
-    let rows = app.wait_for_postings(2);
+    let rows = app.wait_for_postings(3);
     let charge = Charge::reported("completed", 100, 7);
-    assert_eq!(charges(&rows, "priced"), [charge.costing(100 * 2_000 + 7 * 10_000)]);
+    for id in ["priced", "absurd"] {
+        assert_eq!(charges(&rows, id), [charge.costing(100 * 2_000 + 7 * 10_000)], "{id}");
+    }
     assert_eq!(charges(&rows, "told"), [charge.costing(120_000)]);
 }
 

@@ -24,6 +24,8 @@ fn usage_is_read_as_providers_write_it() {
         (r#"{ "cost" : "0.15", "completion_tokens" : 20.0, "prompt_tokens" : 9 }"#, cost(150_000_000)),
         // A cost that is none leaves the tokens valid.
         (r#"{"prompt_tokens":9,"completion_tokens":20,"cost":-0.1}"#, plain),
+        (r#"{"prompt_tokens":9,"completion_tokens":20,"cost":10000}"#, cost(10_000_000_000_000)),
+        (r#"{"prompt_tokens":9,"completion_tokens":20,"cost":10000.01}"#, plain),
         (r#"{"prompt_tokens":9,"completion_tokens":20,"cost":null}"#, plain),
         (r#"{"prompt_tokens":9,"completion_tokens":20,"cost":{"total":1}}"#, plain),
     ] {
