@@ -23,10 +23,12 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Returns all that it may need.
+    /// Returns all that it may need: something of each figure, since what costs nothing by its price may cost what its
+    /// provider says.
     #[must_use]
     pub fn whole(&self) -> Portion {
-        self.amounts(self.completion_tokens).into()
+        let Portion { requests, tokens, cost } = self.amounts(self.completion_tokens).into();
+        Portion { requests, tokens: tokens.max(1), cost: cost.max(Nanodollars(1)) }
     }
 
     fn amounts(&self, completion_tokens: i64) -> Amounts {

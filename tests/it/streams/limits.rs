@@ -124,6 +124,16 @@ fn a_stream_is_cut_off_when_the_cost_is_used_up() {
 }
 
 #[test]
+fn a_model_without_a_price_is_served_under_a_limit_of_cost() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let client = plan(&app, "ann", &["--cost-usd", "0.02"]);
+    run(async {
+        assert_eq!(complete(&client, &chat("mock/chat", "free")).await.status, 200);
+    });
+    app.wait_for_postings(1);
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_refused_and_a_running_request_holds_its_share() {
     let app = TestApp::on(Database::Sqlite).start();
     let held = "mock/chat+hold-head+prompt-3+completion-5";
