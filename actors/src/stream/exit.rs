@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::{
     Failure,
     relay::{DONE, Phase, State},
+    ticket::End,
 };
 use crate::{
     domain::{ErrorCode, Outcome},
@@ -51,7 +52,7 @@ impl State {
         {
             answering.broke_off(Failure::new(code.unwrap_or(ErrorCode::ProviderError)), self.clock.now());
         }
-        match ticket.settle(outcome, code, seen, self.clock.wall()) {
+        match ticket.settle(End { outcome, code, committed: self.committed }, seen, self.clock.wall()) {
             Ok(receipt) => {
                 self.syncing = receipt.map(|receipt| Box::pin(receipt.synced()) as Syncing);
                 true
@@ -63,11 +64,12 @@ impl State {
     /// A mutant: settles when the client has been told.
     fn end_later(&mut self) {
         let Some(ticket) = self.ticket.take() else { return };
+        let end = End { outcome: Outcome::Completed, code: None, committed: self.committed };
         let (seen, at) = (*self.answer.as_ref().unwrap_or(self.scanner.watched()), self.clock.wall());
         // Never awaited: it is what must not be done.
         drop(actix_rt::spawn(async move {
             tokio::time::sleep(A_MOMENT).await;
-            drop(ticket.settle(Outcome::Completed, None, &seen, at));
+            drop(ticket.settle(end, &seen, at));
         }));
     }
 

@@ -15,6 +15,17 @@ use crate::{
     quota::{Cover, Permit, Reservation, Settlement, Wish},
 };
 
+/// How a request ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    /// Why.
+    pub(super) outcome: Outcome,
+    /// What its client is told, if it isn't complete.
+    pub(super) code: Option<ErrorCode>,
+    /// Whether its client has the head of an answer. Otherwise it is told by a status, and may ask again.
+    pub(super) committed: bool,
+}
+
 /// A running request's debts. Settled once, by the one exit of its stream.
 pub struct Ticket {
     reservation: Reservation,
@@ -106,19 +117,14 @@ impl Ticket {
 
     /// Charges the request and finishes its record. The receipt, where there is one, is to be waited for before the end
     /// of the answer is handed over.
-    pub(super) fn settle(
-        self,
-        outcome: Outcome,
-        code: Option<ErrorCode>,
-        seen: &Watched,
-        at: Timestamp,
-    ) -> Result<Option<Receipt>, Unwritten> {
+    pub(super) fn settle(self, end: End, seen: &Watched, at: Timestamp) -> Result<Option<Receipt>, Unwritten> {
+        let End { outcome, code, .. } = end;
         let Some(_contacted) = self.contacted_at else {
             // No provider was asked: dropping the reservation releases it, and there is no row.
             self.outcome.finish(None, code, false);
             return Ok(None);
         };
-        let Charge { amounts, estimated } = charge(outcome, seen, &self.model, self.message_bytes, &self.reservation);
+        let Charge { amounts, estimated } = charge(end, seen, &self.model, self.message_bytes, &self.reservation);
         let settled = self.reservation.settle(Settlement { outcome, estimated, amounts, at });
         match settled {
             Ok(_) => self.outcome.finish(Some(outcome), code, estimated),
@@ -139,9 +145,17 @@ struct Charge {
     estimated: bool,
 }
 
-fn charge(outcome: Outcome, seen: &Watched, model: &Model, message_bytes: u64, reservation: &Reservation) -> Charge {
+fn charge(end: End, seen: &Watched, model: &Model, message_bytes: u64, reservation: &Reservation) -> Charge {
+    let End { outcome, committed, .. } = end;
     let begun = seen.data_frames > 0;
-    if outcome == Outcome::Interrupted || (outcome == Outcome::ProviderError && !begun) {
+    let free = match outcome {
+        Outcome::Interrupted => true,
+        Outcome::ProviderError => !begun,
+        // It is answered 503, and a proxy asks another instance.
+        Outcome::Shutdown => !committed,
+        _ => false,
+    };
+    if free {
         return Charge { amounts: Amounts::ZERO, estimated: false };
     }
     let price = reservation.price();

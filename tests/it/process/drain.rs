@@ -9,7 +9,7 @@ use hne_load::{
 use serde_json::Value;
 
 use super::world::World;
-use crate::harness::app::{Database, chat, post, run, stream};
+use crate::harness::app::{DEADLINE, Database, chat, complete, post, run, stream};
 
 /// A model that stops after two frames until it is told to go on.
 const HELD: &str = "mock/held+frames-5+prompt-3+completion-5+hold-after-2";
@@ -112,6 +112,38 @@ fn after_the_grace_a_stream_ends_with_an_error_frame_and_is_booked() {
     assert_eq!(done.code, 0, "{done:?}");
     assert_eq!(world.json(&["ledger", "verify"])["postings"], 2);
     assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 2);
+}
+
+/// A proxy repeats elsewhere what was answered 503.
+#[test]
+fn after_the_grace_what_has_no_head_yet_is_told_by_its_status_and_is_not_charged() {
+    const SILENT: &str = "mock/silent+hold-head";
+    const BEGUN: &str = "mock/begun+hold-after-0";
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock).env("HNE__SHUTDOWN__GRACE", "500ms");
+    let mut service = world.serve();
+    let client = service.client(&world, "ann");
+    run(async {
+        // This one has its 200 from when the provider took too long.
+        let mut begun = stream(&client, &chat(BEGUN, "begun")).await;
+        assert_eq!(begun.status, 200);
+        let whole = chat(SILENT, "whole");
+        let mut late = chat(SILENT, "late");
+        late["stream"] = true.into();
+        let term = async {
+            mock.wait_for_totals(|totals| totals.open_streams == 3, DEADLINE).await.unwrap();
+            service.process.signal("TERM");
+        };
+        let (whole, late, ()) = tokio::join!(complete(&client, &whole), complete(&client, &late), term);
+        for refused in [whole, late] {
+            assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+            assert_eq!(code(refused).await, "draining");
+        }
+        assert_eq!(begun.frames().await.unwrap().last().unwrap().error().unwrap()["code"], "draining");
+    });
+    assert_eq!(service.process.finish().code, 0);
+    assert_eq!(world.json(&["ledger", "verify"])["postings"], 3);
+    assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 1);
 }
 
 #[test]
