@@ -95,6 +95,24 @@ impl Counts {
         leased
     }
 
+    /// Takes back a truth that couldn't be recorded, and gives back what it used up of the lease, if that is still held.
+    pub(super) fn unsettle(&mut self, against: &Against, truth: Amounts, leased: Portion, posted: bool) {
+        let Against { line, window, opened_at, generation } = *against;
+        for held in self.held.iter_mut().filter(|held| held.class == line.class) {
+            if held.account.window == window {
+                if held.loan.generation == generation {
+                    held.account.lease.free += leased;
+                }
+            } else if held.account.window != held.account.window.kind().at(opened_at) {
+                continue;
+            }
+            held.account.used -= truth;
+            held.loan.unflushed = held.loan.unflushed.saturating_sub(u64::from(posted));
+            held.touch();
+        }
+        self.unflushed = self.unflushed.saturating_sub(u64::from(posted));
+    }
+
     /// Adds an account. Those of windows that are over go, when nobody is left who settles in them.
     pub(super) fn insert(&mut self, held: Held, now: Timestamp) -> &mut Held {
         self.held.retain(|old| old.account.window.end() > now || !old.is_quiet());

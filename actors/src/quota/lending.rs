@@ -338,16 +338,16 @@ impl Accounts {
             for user in lock(shard).values() {
                 let mut counts = lock(&user.counts);
                 let last_used = counts.last_used;
-                for held in &mut counts.held {
-                    if let Some(want) = look((user.key, last_used), held) {
-                        held.loan.asked = true;
-                        wants.push((Arc::clone(user), held.class, held.loan.limits, held.account.window, want));
+                for index in 0..counts.held.len() {
+                    let Some(held) = counts.held.get_mut(index) else { break };
+                    let Some(want) = look((user.key, last_used), held) else { continue };
+                    let (class, limits, window) = (held.class, held.loan.limits, held.account.window);
+                    match want {
+                        Want::Return => held.loan.asked = true,
+                        Want::Window(next) if counts.held(class, next).is_some() => continue,
+                        Want::Window(_) => {}
                     }
-                }
-                if let Some((_, class, _, _, Want::Window(next))) = wants.last()
-                    && counts.held(*class, *next).is_some()
-                {
-                    wants.pop();
+                    wants.push((Arc::clone(user), class, limits, window, want));
                 }
             }
             for (user, class, limits, window, want) in wants {

@@ -114,6 +114,18 @@ impl Reservation {
         counts.held(self.against.line.class, self.against.window).map(work)
     }
 
+    /// Runs `work`, which changes its account and what it was granted, if its window isn't over. What was taken from a
+    /// lease that is forgotten meanwhile can't go back to it.
+    fn regrant<T>(&mut self, work: impl FnOnce(&mut Account, &mut Grant) -> T) -> Option<T> {
+        let mut counts = lock(&self.user.counts);
+        let held = counts.held(self.against.line.class, self.against.window)?;
+        if self.against.generation != held.loan.generation {
+            (self.against.generation, self.granted.taken) = (held.loan.generation, Portion::ZERO);
+        }
+        held.touch();
+        Some(work(&mut held.account, &mut self.granted))
+    }
+
     /// Returns where its account stands, if its window isn't over.
     #[must_use]
     pub fn standing(&self) -> Option<Standing> {
@@ -134,15 +146,16 @@ impl Reservation {
         if wish.line.class != self.against.line.class {
             return None;
         }
-        let granted = self.with_held(|held| {
-            held.touch();
-            held.account.exchange(self.granted, &wish.ask, self.limits()).ok()
+        let limits = *self.limits();
+        let exchanged = self.regrant(|account, granted| {
+            *granted = account.exchange(*granted, &wish.ask, &limits).ok()?;
+            Some(())
         });
-        let granted = granted.flatten();
-        if let Some(granted) = granted {
-            (self.granted, self.price, self.model) = (granted, wish.ask.price, wish.model);
+        let fits = exchanged.flatten().is_some();
+        if fits {
+            (self.price, self.model) = (wish.ask.price, wish.model);
         }
-        Some(granted.is_some())
+        Some(fits)
     }
 
     /// Makes sure that this many completion tokens are covered, by taking more of what is free.
@@ -154,14 +167,12 @@ impl Reservation {
         }
         // As much again as it needs now, so that a long answer asks seldom.
         let more = self.missing(completion_tokens.saturating_mul(2));
-        let added = self.with_held(|held| {
-            held.touch();
-            held.account.extend(more.tokens, more.cost, self.limits())
+        let limits = *self.limits();
+        self.regrant(|account, granted| {
+            let added = account.extend(more.tokens, more.cost, &limits);
+            granted.amounts += added.amounts;
+            granted.taken += added.taken;
         });
-        if let Some(added) = added {
-            self.granted.amounts += added.amounts;
-            self.granted.taken += added.taken;
-        }
         let missing = self.missing(completion_tokens);
         if missing == Portion::ZERO {
             return Cover::Yes;
@@ -220,7 +231,9 @@ impl Reservation {
     /// [`Unwritten`]: the request has to end as if the process had died; nothing is charged.
     pub fn settle(mut self, truth: Settlement) -> Result<Option<Receipt>, Unwritten> {
         let Some(entry) = self.entry.take() else { return Err(Unwritten) };
-        let leased = self.close(truth.amounts, true);
+        // Nobody is told when the row of one that was interrupted reaches the store; it charges nothing.
+        let posted = truth.outcome != Outcome::Interrupted;
+        let leased = self.close(truth.amounts, posted);
         let posting = Posting {
             settled_at: truth.at,
             outcome: truth.outcome,
@@ -229,7 +242,9 @@ impl Reservation {
             leased,
             ..draft(self.id, self.user.key, self.model, &self.against)
         };
-        entry.settle(posting)
+        entry.settle(posting).inspect_err(|Unwritten| {
+            lock(&self.user.counts).unsettle(&self.against, truth.amounts, leased, posted);
+        })
     }
 
     fn close(&self, truth: Amounts, posted: bool) -> Portion {

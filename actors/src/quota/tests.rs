@@ -16,6 +16,8 @@ use crate::{
     testing::{FakeLedger, ManualClock},
 };
 
+mod leases;
+
 const IDLE: Duration = Duration::from_secs(60);
 
 struct World {
@@ -320,34 +322,4 @@ async fn a_lowered_limit_holds_for_the_next_request() {
     assert!(matches!(world.admit(1, Some(4)).await, Err(QuotaError::Exhausted(_))));
     settle(&world, fourth);
     assert!(world.admit(1, Some(5)).await.is_ok(), "and a raised one");
-}
-
-#[actix_rt::test]
-async fn leases_are_lent_ahead_of_midnight() {
-    let world = World::start(1_000);
-    let midnight = WindowKind::Day.at(ManualClock::START).end();
-    let before = Timestamp(midnight.0 - 500_000);
-    world.clock.set_wall(before);
-    drop(world.admit(1, Some(100)).await.unwrap());
-    world.accounts.tend(0, world.clock.now(), before);
-    world.accounts.settle_all_exchanges().await;
-    let asked = world.store.reads.calls();
-    world.clock.set_wall(midnight);
-    assert!(world.admit(1, Some(100)).await.is_ok());
-    assert_eq!(world.store.reads.calls(), asked, "nobody waits at midnight");
-}
-
-#[actix_rt::test]
-async fn what_was_written_off_is_not_spent_and_not_given_back() {
-    let world = World::start(1_000);
-    let (_permit, running) = world.admit(1, Some(8)).await.unwrap();
-    world.store.write_off(world.accounts.instance);
-    world.accounts.forget_leases();
-    settle(&world, running);
-    assert_eq!(world.flush().await, 1);
-    let mut admitted = Vec::new();
-    while let Ok(more) = world.admit(1, Some(8)).await {
-        admitted.push(more);
-    }
-    assert_eq!(admitted.len(), 7, "one of 8 was used");
 }

@@ -47,6 +47,8 @@ fn out_of_reach_streams_end_with_an_error_and_service_resumes() {
     app.unbalanced();
     let journal = Path::new(app.variable("HNE_DATA_DIR")).join("journal");
     let aside = journal.with_file_name("aside");
+    app.cli(&["plan", "set", "small", "basic", "--window", "day", "--requests", &(HELD + 1).to_string()]);
+    app.user("held", "small");
     let held = caller(&app, "held");
     run(async {
         serve(&caller(&app, "before"), 4).await;
@@ -65,6 +67,8 @@ fn out_of_reach_streams_end_with_an_error_and_service_resumes() {
         }
         fs::remove_file(&journal).unwrap();
         assert_eq!(journal_when(&app, 200).await["ok"], true);
+        // What wasn't recorded isn't used up.
+        serve(&held, HELD / 2).await;
         serve(&caller(&app, "after"), 4).await;
     });
     // What was out of reach is drained when it is back.
@@ -73,9 +77,12 @@ fn out_of_reach_streams_end_with_an_error_and_service_resumes() {
             fs::rename(lost.path(), journal.join(store.file_name()).join(lost.file_name())).unwrap();
         }
     }
-    let rows = app.wait_for_postings(8 + HELD + 8);
+    let rows = app.wait_for_postings(8 + HELD + HELD + 8);
     assert_eq!((charges(&rows, "before").len(), charges(&rows, "after").len()), (8, 8));
-    assert_eq!(charges(&rows, "held"), [Charge::nothing("interrupted"); HELD]);
+    let held = charges(&rows, "held");
+    let (lost, served) = held.split_at(HELD);
+    assert_eq!(lost, [Charge::nothing("interrupted"); HELD]);
+    assert!(served.iter().all(|charge| charge.outcome == "completed"));
     assert_eq!(app.stop(), 0);
 }
 

@@ -1,0 +1,64 @@
+//! Leases at the edges: before midnight, and when they are forgotten.
+
+use super::*;
+
+/// Admits users until one is refused; returns how many.
+async fn admit_the_rest(world: &World, requests: i64) -> usize {
+    let mut admitted = Vec::new();
+    while let Ok(more) = world.admit(1, Some(requests)).await {
+        admitted.push(more);
+    }
+    admitted.len()
+}
+
+#[actix_rt::test]
+async fn leases_are_lent_ahead_of_midnight() {
+    let world = World::start(1_000);
+    let midnight = WindowKind::Day.at(ManualClock::START).end();
+    let before = Timestamp(midnight.0 - 500_000);
+    world.clock.set_wall(before);
+    drop(world.admit(1, Some(100)).await.unwrap());
+    world.accounts.tend(0, world.clock.now(), before);
+    world.accounts.settle_all_exchanges().await;
+    let asked = world.store.reads.calls();
+    world.clock.set_wall(midnight);
+    assert!(world.admit(1, Some(100)).await.is_ok());
+    assert_eq!(world.store.reads.calls(), asked, "nobody waits at midnight");
+}
+
+#[actix_rt::test]
+async fn what_was_written_off_is_not_spent_and_not_given_back() {
+    let world = World::start(1_000);
+    let (_permit, running) = world.admit(1, Some(8)).await.unwrap();
+    world.store.write_off(world.accounts.instance);
+    world.accounts.forget_leases();
+    settle(&world, running);
+    assert_eq!(world.flush().await, 1);
+    assert_eq!(admit_the_rest(&world, 8).await, 7, "one of 8 was used");
+}
+
+#[actix_rt::test]
+async fn what_a_fallback_holds_of_a_forgotten_lease_does_not_go_back_to_the_next() {
+    let world = World::start(1_000);
+    let (_permit, mut running) = world.admit(1, Some(8)).await.unwrap();
+    world.store.write_off(world.accounts.instance);
+    world.accounts.forget_leases();
+    let _second = world.admit(1, Some(8)).await.unwrap();
+    assert_eq!(running.exchange(&wish(1, Some(8))), Some(true));
+    assert_eq!(admit_the_rest(&world, 8).await, 6, "two of 8 are promised");
+}
+
+#[actix_rt::test]
+async fn whoever_was_active_before_midnight_is_forgotten_like_others() {
+    let world = World::start(16);
+    let midnight = WindowKind::Day.at(ManualClock::START).end();
+    let before = Timestamp(midnight.0 - 500_000);
+    world.clock.set_wall(before);
+    drop(world.admit(0, Some(100)).await.unwrap());
+    world.accounts.tend(0, world.clock.now(), before);
+    world.accounts.settle_all_exchanges().await;
+    world.clock.set_wall(midnight);
+    world.clock.advance(IDLE * 2);
+    // Of the same shard, which has room for one.
+    assert!(world.admit(16, Some(100)).await.is_ok());
+}
