@@ -1,6 +1,6 @@
 //! Relaying by actix-web and awc, and nothing else: what the stack takes before anything is checked, kept or charged.
 //!
-//! Takes `LISTEN` and the base URL of the provider, `UPSTREAM`, from its environment.
+//! `bare-actix ADDRESS URL` listens there, and asks the provider with that base URL.
 
 use std::{env, error::Error, io};
 
@@ -34,7 +34,10 @@ async fn relay(provider: Data<Provider>, body: Bytes) -> Result<HttpResponse, ac
 
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let (listen, upstream) = (env::var("LISTEN")?, env::var("UPSTREAM")?);
+    let mut arguments = env::args().skip(1);
+    let (Some(listen), Some(upstream)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: bare-actix ADDRESS URL".into());
+    };
     let app = move || {
         let client = Client::builder().connector(Connector::new().limit(0)).disable_timeout().finish();
         let provider = Provider { client, url: format!("{upstream}/chat/completions") };
