@@ -300,6 +300,7 @@ impl UsageLedger {
     }
 
     fn heard(&mut self, answer: Result<Heartbeat, StoreError>, asked: Instant, ctx: &mut Context<Self>) {
+        self.ports.accounts.heard(answer.as_ref().ok().map(|heartbeat| heartbeat.ended));
         // Where the store is away, flushes say so.
         let Ok(heartbeat) = answer else { return };
         (self.ports.set_clock)(heartbeat.now, asked);

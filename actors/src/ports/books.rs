@@ -116,6 +116,8 @@ pub struct Recall {
 pub struct Heartbeat {
     /// The store's clock.
     pub now: Timestamp,
+    /// What was leased of windows that had ended by then is dropped.
+    pub ended: Timestamp,
     /// Whether the identity is still this process's: no other one has started with it since.
     pub ours: bool,
     /// Whether an operator has written the instance off: its leases are gone.

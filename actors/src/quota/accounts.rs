@@ -11,7 +11,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -25,7 +28,7 @@ use super::{
     meter::Meter,
 };
 use crate::{
-    domain::{Amounts, ClassId, Limits, PlanLimit, Portion, Posting, Timestamp, UserId, UserKey, Window},
+    domain::{Amounts, ClassId, Limits, PlanLimit, Portion, Posting, Timestamp, UserId, UserKey, Window, WindowKind},
     lock::lock,
     metrics::Metrics,
     ports::{Clock, LedgerStore},
@@ -144,6 +147,10 @@ pub struct Accounts {
     pub(super) wanted: Notify,
     /// A flight has ended.
     pub(super) landed: Notify,
+    /// The store didn't answer the last heartbeat.
+    away: AtomicBool,
+    /// When the day began whose predecessors' leases the store has dropped.
+    day: AtomicI64,
     metrics: OnceLock<Metrics>,
 }
 
@@ -167,6 +174,8 @@ impl Accounts {
             queue: Mutex::default(),
             wanted: Notify::new(),
             landed: Notify::new(),
+            away: AtomicBool::new(false),
+            day: AtomicI64::new(i64::MIN),
             metrics: OnceLock::new(),
         }
     }
@@ -256,6 +265,29 @@ impl Accounts {
             }
         }
         Some((user.id.clone(), counts.held.iter().map(|held| (held.class, held.account)).collect()))
+    }
+
+    /// Notes that the store has answered a heartbeat, and forgets what it has dropped: the leases of windows that had
+    /// ended by then, be it that its clock was ahead. `None` where it gave no answer.
+    pub(crate) fn heard(&self, ended: Option<Timestamp>) {
+        self.away.store(ended.is_none(), Ordering::Release);
+        let Some(ended) = ended else { return };
+        let day = WindowKind::Day.at(ended).start().0;
+        if self.day.swap(day, Ordering::AcqRel) == day {
+            return;
+        }
+        for shard in &self.shards {
+            for user in lock(shard).values() {
+                let mut counts = lock(&user.counts);
+                counts.held.iter_mut().filter(|held| held.account.window.end() <= ended).for_each(Held::forget);
+            }
+        }
+    }
+
+    /// Says whether the store is away. What is lent stays here then: once it is on its way back, nobody can use it until
+    /// the store has answered.
+    pub(super) fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
     }
 
     /// Forgets all that was lent: the store was put back, or somebody has written this instance off.

@@ -310,10 +310,10 @@ impl Accounts {
     /// Looks after leases that nobody asks for: those that are idle go back, a part of them at each `turn`, and the
     /// next window is asked for ahead, by accounts that were active lately, spread over the last seconds of this one.
     pub(crate) fn tend(&self, turn: usize, now: Instant, wall: Timestamp) {
-        let shard = turn % SHARDS;
+        let (shard, away) = (turn % SHARDS, self.is_away());
         self.look_through(shard..shard + 1, |user, held| {
             let idle = now.saturating_duration_since(user.1) >= IDLE && held.account.lease.free != Portion::ZERO;
-            (idle && !held.loan.asked).then_some(Want::Return)
+            (idle && !away && !held.loan.asked).then_some(Want::Return)
         });
         let ends = WindowKind::Day.at(wall).end();
         if ends.since(wall) < AHEAD {

@@ -251,7 +251,7 @@ impl Reservation {
         let mut counts = lock(&self.user.counts);
         let leased = counts.settle(&self.against, self.granted, truth, posted);
         let held = counts.held(self.against.line.class, self.against.window);
-        let returns = held.is_some_and(|held| held.is_contended());
+        let returns = held.is_some_and(|held| held.is_contended()) && !self.accounts.is_away();
         drop(counts);
         if returns {
             self.accounts.post_return(&self.user, self.against.line, self.against.window);

@@ -298,20 +298,6 @@ async fn an_answer_that_was_lost_is_asked_for_again() {
 }
 
 #[actix_rt::test]
-async fn what_is_idle_goes_back() {
-    let world = World::start(1_000);
-    drop(world.admit(1, Some(100)).await.unwrap());
-    assert!(world.store.leased(world.accounts.instance, key(1)).requests > 0);
-    world.clock.advance(IDLE);
-    for turn in 0..16 {
-        world.accounts.tend(turn, world.clock.now(), ManualClock::START);
-    }
-    world.accounts.settle_all_exchanges().await;
-    assert_eq!(world.store.leased(world.accounts.instance, key(1)).requests, 0);
-    assert!(world.admit(1, Some(100)).await.is_ok());
-}
-
-#[actix_rt::test]
 async fn a_lowered_limit_holds_for_the_next_request() {
     let world = World::start(1_000);
     for _ in 0..3 {

@@ -260,6 +260,7 @@ impl LedgerStore for FakeLedger {
             let state = self.state();
             Ok(Heartbeat {
                 now: ManualClock::START.plus(state.ahead),
+                ended: Timestamp(0),
                 ours: state.processes.get(&instance) == Some(&process),
                 written_off: state.written_off.contains(&instance),
             })

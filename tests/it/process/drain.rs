@@ -121,7 +121,7 @@ fn after_the_grace_what_has_no_head_yet_is_told_by_its_status_and_is_not_charged
     const BEGUN: &str = "mock/begun+hold-after-0";
     let mock = mock();
     let world = world(Database::Sqlite, &mock).env("HNE__SHUTDOWN__GRACE", "500ms");
-    let mut service = world.serve();
+    let service = world.serve();
     let client = service.client(&world, "ann");
     run(async {
         // This one has its 200 from when the provider took too long.

@@ -62,3 +62,52 @@ async fn whoever_was_active_before_midnight_is_forgotten_like_others() {
     // Of the same shard, which has room for one.
     assert!(world.admit(16, Some(100)).await.is_ok());
 }
+
+/// Looks after the leases of all users, and makes the exchanges that come of it, if the store lets it.
+async fn tend(world: &World) {
+    for turn in 0..16 {
+        world.accounts.tend(turn, world.clock.now(), ManualClock::START);
+    }
+    world.accounts.settle_all_exchanges().await;
+}
+
+#[actix_rt::test]
+async fn what_is_idle_goes_back() {
+    let world = World::start(1_000);
+    drop(world.admit(1, Some(100)).await.unwrap());
+    assert!(world.store.leased(world.accounts.instance, key(1)).requests > 0);
+    world.clock.advance(IDLE);
+    tend(&world).await;
+    assert_eq!(world.store.leased(world.accounts.instance, key(1)).requests, 0);
+    assert!(world.admit(1, Some(100)).await.is_ok());
+}
+
+#[actix_rt::test]
+async fn what_is_idle_stays_while_the_store_is_away() {
+    let world = World::start(1_000);
+    drop(world.admit(1, Some(100)).await.unwrap());
+    world.store.reads.set_down(true);
+    world.accounts.heard(None);
+    world.clock.advance(IDLE);
+    tend(&world).await;
+    assert!(world.admit(1, Some(100)).await.is_ok(), "a warm account is decided without the store");
+    world.store.reads.set_down(false);
+    world.accounts.heard(Some(ManualClock::START));
+    world.clock.advance(IDLE);
+    tend(&world).await;
+    assert_eq!(world.store.leased(world.accounts.instance, key(1)).requests, 0);
+}
+
+#[actix_rt::test]
+async fn what_the_store_has_dropped_is_not_spent() {
+    let world = World::start(1_000);
+    let running = world.admit(1, Some(8)).await.unwrap();
+    // Its clock was a day ahead for a while.
+    world.store.write_off(world.accounts.instance);
+    world.accounts.heard(Some(WindowKind::Day.at(ManualClock::START).end()));
+    world.accounts.heard(Some(ManualClock::START));
+    let (_permit, running) = running;
+    settle(&world, running);
+    assert_eq!(world.flush().await, 1);
+    assert_eq!(admit_the_rest(&world, 8).await, 7, "one of 8 was used");
+}
