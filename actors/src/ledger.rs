@@ -262,6 +262,7 @@ impl UsageLedger {
                 window: account.window.kind(),
                 resets_at: account.window.end().to_rfc3339(),
                 used: account.used,
+                used_elsewhere: account.lease.behind,
                 reserved: account.reserved,
             };
             let classes = accounts.iter().map(class).collect();

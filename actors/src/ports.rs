@@ -14,7 +14,9 @@ use std::{
 };
 
 use crate::{
-    domain::{Amounts, CallerRecord, CatalogRows, Claims, RequestId, Timestamp, TokenHash, UserId, WindowKind},
+    domain::{
+        Amounts, CallerRecord, CatalogRows, Claims, Portion, RequestId, Timestamp, TokenHash, UserId, WindowKind,
+    },
     stream::breaker::Rules,
 };
 use bytes::Bytes;
@@ -91,9 +93,11 @@ pub struct ClassSnapshot<'a> {
     pub window: WindowKind,
     /// When it resets next, as RFC 3339 has it.
     pub resets_at: String,
-    /// What was settled.
+    /// What was settled, as far as this instance has counted.
     pub used: Amounts,
-    /// What is promised to requests that run.
+    /// What others have settled beyond that, when the store was last asked; nothing of a figure without a ceiling.
+    pub used_elsewhere: Portion,
+    /// What is promised to requests that run here.
     pub reserved: Amounts,
 }
 

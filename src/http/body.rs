@@ -187,9 +187,10 @@ impl ChatBody {
         };
         let message_bytes = read_messages(fields.get(Key::Messages))?;
         let stream = read_flag(Key::Stream, fields.get(Key::Stream))?.unwrap_or(stream);
-        let max_tokens = read_number(Key::MaxTokens, fields.get(Key::MaxTokens), MAX_TOKENS)?;
-        let max_completion =
-            read_number(Key::MaxCompletionTokens, fields.get(Key::MaxCompletionTokens), MAX_TOKENS)?.or(max_tokens);
+        // Both go to the provider, which may go by either.
+        let [max_tokens, max_completion] =
+            [Key::MaxTokens, Key::MaxCompletionTokens].map(|key| read_number(key, fields.get(key), MAX_TOKENS));
+        let max_completion_tokens = max_tokens?.max(max_completion?);
         let choices = read_number(Key::N, fields.get(Key::N), MAX_CHOICES)?.unwrap_or(1);
         let (wants_usage, options) = read_options(fields.get(Key::StreamOptions))?;
         let mut splices = Vec::new();
@@ -218,7 +219,6 @@ impl ChatBody {
         }
         let forbidden = fields.forbidden;
         splices.sort_by_key(|splice| splice.range.start);
-        let max_completion_tokens = max_completion;
         Ok(Self {
             raw: raw.clone(),
             model,

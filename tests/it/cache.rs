@@ -5,7 +5,7 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{Amounts, CallerRecord, Nanodollars, Timestamp, TokenHash, UserId, WindowKind},
+    domain::{Amounts, CallerRecord, Nanodollars, Portion, Timestamp, TokenHash, UserId, WindowKind},
     metrics::Metrics,
     ports::{ClassSnapshot, Clock, SharedCache, UsageSnapshot},
     testing::{ManualClock, caller},
@@ -140,6 +140,7 @@ async fn usage_is_kept_for_300_seconds() {
         window: WindowKind::Day,
         resets_at: "2026-12-01T00:00:00Z".to_owned(),
         used: Amounts { requests: 3, prompt_tokens: 5, completion_tokens: 7, cost: Nanodollars(9) },
+        used_elsewhere: Portion { requests: 2, tokens: 4, cost: Nanodollars(6) },
         reserved: Amounts::ZERO,
     };
     let snapshot = UsageSnapshot { classes: vec![basic] };
@@ -147,6 +148,7 @@ async fn usage_is_kept_for_300_seconds() {
     let written = json!({"classes": [{
         "class": "basic", "window": "day", "resets_at": "2026-12-01T00:00:00Z",
         "used": {"requests": 3, "prompt_tokens": 5, "completion_tokens": 7, "cost": 9},
+        "used_elsewhere": {"requests": 2, "tokens": 4, "cost": 6},
         "reserved": {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0},
     }]});
     let read = || serde_json::from_str::<Value>(&world.server.command(&["GET", "user:usage:alice"])).ok();

@@ -149,7 +149,7 @@ impl SubAssign for Amounts {
 }
 
 /// A part of a limit: what is lent to an instance, promised to a request or returned. Sums saturate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize)]
 pub struct Portion {
     /// Requests.
     pub requests: i64,

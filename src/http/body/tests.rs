@@ -80,9 +80,10 @@ fn what_limits_need_is_read() {
     .unwrap();
     assert_eq!((body.model().as_str(), body.message_bytes(), body.stream()), ("a/b", 6, false));
     assert_eq!((body.max_completion_tokens(), body.choices(), body.wants_usage()), (Some(5), 3, true));
-    let body =
-        parse(r#"{"model":"m","messages":[1],"max_tokens":5,"max_completion_tokens":7,"n":null}"#, true).unwrap();
-    assert_eq!((body.max_completion_tokens(), body.choices(), body.stream()), (Some(7), 1, true));
+    for both in [r#""max_tokens":5,"max_completion_tokens":7"#, r#""max_tokens":7,"max_completion_tokens":5"#] {
+        let body = parse(&format!(r#"{{"model":"m","messages":[1],"n":null,{both}}}"#), true).unwrap();
+        assert_eq!((body.max_completion_tokens(), body.choices(), body.stream()), (Some(7), 1, true), "{both}");
+    }
 }
 
 #[test]
