@@ -48,9 +48,12 @@ impl State {
             }
             Phase::Answered(answer) => {
                 let settled = self.end(Outcome::Completed, None);
+                let failed = |code| Poll::Ready(Head::Failed(Failure::new(code)));
                 match self.poll_synced(cx) {
-                    Poll::Ready(true) if settled => Poll::Ready(Head::Answer(answer)),
-                    Poll::Ready(_) => Poll::Ready(Head::Failed(Failure::new(ErrorCode::LedgerUnavailable))),
+                    Poll::Ready(_) if !settled => failed(ErrorCode::LedgerUnavailable),
+                    Poll::Ready(true) => Poll::Ready(Head::Answer(answer)),
+                    // It is written, and charged unless the machine dies: no proxy may ask elsewhere.
+                    Poll::Ready(false) => failed(ErrorCode::InternalError),
                     Poll::Pending => {
                         self.phase = Phase::Answered(answer);
                         Poll::Pending
