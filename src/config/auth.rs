@@ -73,12 +73,14 @@ fn check_keys(jwt: &token::Config, profile: Profile, problems: &mut Problems) {
     let name = problems.name("auth.jwt_secret");
     if jwt.secret.is_some() {
         problems.say(format!(
-            "{name} is given, but `{key}` is {algorithm:?}; it must be HS256, or the secret must be left out."
+            "{name} is given, but `{key}` is {}; it must be HS256, or the secret must be left out.",
+            algorithm.as_str()
         ));
     }
     match (&jwt.public_key_file, &jwt.jwks_url) {
         (None, None) => problems.say(format!(
-            "`{key}` is {algorithm:?}, but there is no key; give `auth.jwt_public_key_file` (JWT_PUBLIC_KEY_FILE) or `auth.jwt_jwks_url` (JWT_JWKS_URL)."
+            "`{key}` is {}, but there is no key; give `auth.jwt_public_key_file` (JWT_PUBLIC_KEY_FILE) or `auth.jwt_jwks_url` (JWT_JWKS_URL).",
+            algorithm.as_str()
         )),
         (Some(_), Some(_)) => problems.say(
             "`auth.jwt_public_key_file` and `auth.jwt_jwks_url` are both given; only one of them is allowed."

@@ -181,11 +181,15 @@ fn keys_that_do_not_fit_the_algorithm() {
     let jwks = ("JWT_JWKS_URL", "https://h/jwks");
     refused("HS256, public key", &[("JWT_PUBLIC_KEY_FILE", &pem)], &["`auth.jwt_algorithm`", "HS256", "RS256"]);
     refused("HS256, JWKS", &[jwks], &["`auth.jwt_algorithm`", "HS256", "EdDSA"]);
-    refused("RS256, none", &[("JWT_ALGORITHM", "RS256")], &["`auth.jwt_algorithm`", "JWT_PUBLIC_KEY_FILE", "JWT_JWKS"]);
+    refused(
+        "RS256, none",
+        &[("JWT_ALGORITHM", "RS256")],
+        &["`auth.jwt_algorithm` is RS256", "JWT_PUBLIC_KEY_FILE", "JWT_JWKS"],
+    );
     refused(
         "ES256, a secret",
         &[("JWT_ALGORITHM", "ES256"), jwks, ("JWT_SECRET", GOOD_SECRET)],
-        &["`auth.jwt_secret` (from JWT_SECRET)", "HS256"],
+        &["`auth.jwt_secret` (from JWT_SECRET)", "is ES256", "HS256"],
     );
     let both = [("JWT_ALGORITHM", "EdDSA"), jwks, ("JWT_PUBLIC_KEY_FILE", pem.as_str())];
     refused("both", &both, &["jwt_public_key_file", "jwt_jwks_url", "only one"]);
