@@ -25,7 +25,7 @@ use crate::{
     config::{Config, ConfigError},
     io::IoThread,
     store::Store,
-    token::SetupError,
+    token::{IssueError, SetupError},
 };
 
 /// A metered streaming-chat gateway. Without a command it serves.
@@ -114,6 +114,12 @@ impl From<ConfigError> for Failed {
 impl From<SetupError> for Failed {
     fn from(error: SetupError) -> Self {
         Self { code: CONFIG, message: error.to_string() }
+    }
+}
+
+impl From<IssueError> for Failed {
+    fn from(error: IssueError) -> Self {
+        Self::usage(error.to_string())
     }
 }
 

@@ -21,7 +21,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use actors::{
     auth::MAX_TOKEN_BYTES,
-    domain::{Claims, TokenHash},
+    domain::{Claims, Timestamp, TokenHash},
     metrics::Metrics,
     ports::{Clock, TokenError, TokenVerifier},
 };
@@ -33,12 +33,15 @@ use serde::Deserialize;
 use crate::values;
 
 pub use fetch::{AwcFetch, FETCH_TIMEOUT, Fetch, FetchError, MAX_FETCH_BYTES};
-pub use issue::{ApiKey, IssueError, Issued, Issuer};
+pub use issue::{ApiKey, IssueError, Issued, Issuer, end_of};
 use jwks::Jwks;
 use keys::Keys;
 
 /// By how much clocks may differ.
 pub const LEEWAY: Duration = Duration::from_secs(30);
+/// The last second of the year 9999, the last that RFC 3339 can tell. Later ends are milliseconds by mistake, or an
+/// attempt at «for ever».
+pub const LATEST_END: Timestamp = Timestamp(253_402_300_799_000_000);
 
 /// Which tokens are believed: `[auth]`, as far as signatures and claims are concerned.
 #[derive(Debug, Clone, Deserialize)]

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Desk, Failed, Output, table};
 use crate::{
     store::{KeyRow, NewKey},
-    token::ApiKey,
+    token::{ApiKey, end_of},
 };
 
 #[derive(Debug, Subcommand)]
@@ -16,7 +16,7 @@ pub(super) enum Command {
     Create {
         /// Whose it is.
         user: UserId,
-        /// How long it holds, such as `90d`; for ever if absent.
+        /// How long it holds, such as `90d`, at most to the year 9999; for ever if absent.
         #[arg(long)]
         ttl: Option<humantime::Duration>,
     },
@@ -36,7 +36,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
     match command {
         Command::Create { user, ttl } => {
             let now = desk.store.now().await?;
-            let end = ttl.map(|ttl| now.plus(*ttl));
+            let end = ttl.map(|ttl| end_of(*ttl, now)).transpose()?;
             let key = ApiKey::generate();
             let id = desk.store.create_key(NewKey { user: user.clone(), hash: key.hash, expires_at: end }).await?;
             let json = json!({"id": id, "key": key.text, "user": user, "expires_at": end.map(Timestamp::to_rfc3339)});

@@ -87,7 +87,7 @@ async fn invitation(service: &Gateway) -> Result<String, Failed> {
     let plan = Some("unlimited".to_owned());
     service.store().set_user(NewUser { id: user.clone(), plan, role: Role::User }).await?;
     let issuer = Issuer::new(&service.config().auth.jwt, Arc::new(StoreClock::new()))?;
-    let issued = issuer.issue(&user, Role::User, None, A_DAY).map_err(|error| Failed::usage(error.to_string()))?;
+    let issued = issuer.issue(&user, Role::User, None, A_DAY)?;
     let models = service.store().catalog().await?.models;
     let usable = |model: &&actors::domain::Model| service.config().providers.contains_key(&*model.provider);
     let model = models.iter().filter(usable).map(|model| model.id.to_string()).min();

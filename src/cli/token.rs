@@ -30,7 +30,7 @@ pub(super) enum Command {
         /// The plan of a user who is added; `default` if absent.
         #[arg(long)]
         plan: Option<String>,
-        /// How long it holds.
+        /// How long it holds, at most to the year 9999.
         #[arg(long, default_value = "24h")]
         ttl: humantime::Duration,
     },
@@ -80,8 +80,9 @@ async fn issue(
             return Err(Failed::usage(format!("There is no plan `{name}`; `plan list` shows which there are.")));
         }
     }
+    let issued = issuer.issue(user, role, plan, ttl)?;
     desk.store.provision(user, plan).await?;
-    issuer.issue(user, role, plan, ttl).map_err(|error| Failed::usage(error.to_string()))
+    Ok(issued)
 }
 
 /// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything. A token holds for the

@@ -9,10 +9,8 @@ use actors::{
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
-use super::LEEWAY;
+use super::{LATEST_END, LEEWAY};
 
-/// The last second of the year 9999. Later ends are milliseconds by mistake, or an attempt at «for ever».
-const LATEST: u64 = 253_402_300_799;
 /// The longest plan name.
 const MAX_PLAN_BYTES: usize = 128;
 
@@ -55,5 +53,5 @@ fn seconds(date: &Number) -> Option<Timestamp> {
         let date = Duration::try_from_secs_f64(date.as_f64()?).ok()?;
         Some(date.as_secs())
     })?;
-    (whole <= LATEST).then(|| i64::try_from(whole).ok().map(Timestamp::from_seconds)).flatten()
+    i64::try_from(whole).ok().map(Timestamp::from_seconds).filter(|date| *date <= LATEST_END)
 }

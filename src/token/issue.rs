@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Algorithm, Config, SetupError};
+use super::{Algorithm, Config, LATEST_END, SetupError};
 
 /// Signs tokens with the secret that this service itself checks them with.
 pub struct Issuer {
@@ -30,10 +30,24 @@ pub struct Issued {
     pub expires_at: Timestamp,
 }
 
-/// The token couldn't be signed.
+/// Why there is no token, or no end for a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the token can't be signed: {0}")]
-pub struct IssueError(String);
+pub enum IssueError {
+    /// A correct library never says so.
+    #[error("the token can't be signed: {0}")]
+    Unsigned(String),
+    /// It would end after [`LATEST_END`].
+    #[error("its end would be after the year 9999: give a shorter time (--ttl)")]
+    TooLong,
+}
+
+/// Returns the end of what holds for `ttl` from now on.
+///
+/// # Errors
+/// [`IssueError::TooLong`].
+pub fn end_of(ttl: Duration, now: Timestamp) -> Result<Timestamp, IssueError> {
+    Some(now.plus(ttl)).filter(|end| *end <= LATEST_END).ok_or(IssueError::TooLong)
+}
 
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -69,10 +83,10 @@ impl Issuer {
     /// Issues a token that ends after `ttl`.
     ///
     /// # Errors
-    /// [`IssueError`], which a correct library never returns.
+    /// [`IssueError`].
     pub fn issue(&self, user: &UserId, role: Role, plan: Option<&str>, ttl: Duration) -> Result<Issued, IssueError> {
         let now = self.clock.wall();
-        let expires_at = Timestamp::from_seconds(now.plus(ttl).seconds());
+        let expires_at = Timestamp::from_seconds(end_of(ttl, now)?.seconds());
         let claims = Claims {
             sub: user.as_str(),
             exp: expires_at.seconds(),
@@ -84,7 +98,7 @@ impl Issuer {
             aud: self.audience.as_deref(),
         };
         let token = jsonwebtoken::encode(&Header::default(), &claims, &self.key);
-        Ok(Issued { token: token.map_err(|error| IssueError(error.to_string()))?, expires_at })
+        Ok(Issued { token: token.map_err(|error| IssueError::Unsigned(error.to_string()))?, expires_at })
     }
 }
 

@@ -68,6 +68,18 @@ fn tokens_are_issued_and_revoked() {
 }
 
 #[test]
+fn an_end_that_no_token_can_have_is_refused() {
+    let world = World::on(Database::Sqlite);
+    world.json(&["user", "add", "ann"]);
+    for command in [&["token", "issue", "--user", "ann"][..], &["key", "create", "ann"]] {
+        let said = world.refused(&[command, &["--ttl", "9000y"]].concat(), 64);
+        assert!(said.contains("9999"), "{said}");
+        let issued = world.json(&[command, &["--ttl", "7000y"]].concat());
+        assert!(issued["expires_at"].as_str().unwrap().starts_with("90"), "{issued}");
+    }
+}
+
+#[test]
 fn users_are_added_disabled_and_listed() {
     beside_a_server(|world, service| {
         let added = world.json(&["user", "add", "bob"]);
