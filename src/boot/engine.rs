@@ -102,7 +102,7 @@ impl Engine<'_> {
             ledger: ledger.clone(),
             clock: self.clock(),
         };
-        let memory_limit = self.config.server.memory_limit_mb * 1_000_000;
+        let memory_limit = self.config.server.memory_limit_mb << 20;
         let parts = Parts { clock: self.clock(), vitals: Arc::new(vitals), metrics: metrics.clone(), memory_limit };
         let stats = Stats::start(&self.thread(), &self.config.alerts, parts);
         let observer = (stats.clone(), metrics.clone());

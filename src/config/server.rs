@@ -41,7 +41,7 @@ pub struct ServerConfig {
     /// How long a client may leave sent bytes unacknowledged (`TCP_USER_TIMEOUT`): 1 s to 10 min.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// What the report and the memory alert measure against, in MB: 16 to 1,048,576.
+    /// What the report and the memory alert measure against, in MB (1,048,576 bytes): 16 to 1,048,576.
     pub memory_limit_mb: u64,
     /// Origins that browsers may call from: `*` alone, or such as `https://app.example.com`.
     pub cors_origins: Vec<String>,

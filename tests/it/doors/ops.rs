@@ -157,3 +157,10 @@ fn the_report_has_the_promised_shape_and_moves() {
         assert!(after["memory"]["heapTotal"].as_f64().unwrap() > 1.0, "{after}");
     });
 }
+
+#[test]
+fn the_memory_limit_is_reported_as_it_is_configured() {
+    let app = TestApp::on(Database::Sqlite).env("HNE__SERVER__MEMORY_LIMIT_MB", "512").start();
+    let report: Value = run(async { app.admin().get("/api/admin/performance").await.unwrap().json().await.unwrap() });
+    assert_eq!(report["resources"]["memory"]["limit"], 512.0, "{report}");
+}
