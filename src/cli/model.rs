@@ -4,7 +4,7 @@ use actors::domain::{ModelId, Nanodollars, Price};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Desk, Failed, Output, plan::dollars, table};
+use super::{Desk, Failed, Output, complain, plan::dollars, table};
 use crate::store::ModelSpec;
 
 #[derive(Debug, Subcommand)]
@@ -30,7 +30,7 @@ pub(super) struct Add {
     /// The provider that serves it: a name under `[providers]`.
     #[arg(long)]
     provider: String,
-    /// What the provider calls it; the id if absent.
+    /// What the provider calls it; the id if absent or empty.
     #[arg(long, value_name = "M")]
     upstream_model: Option<String>,
     /// US dollars for a million prompt tokens.
@@ -45,23 +45,14 @@ pub(super) struct Add {
     /// The most tokens of completion.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_output: Option<u32>,
-    /// A model to try when this one fails; may be given again for the next.
+    /// Another model to try when this one fails; may be given again for the next.
     #[arg(long = "fallback", value_name = "ID")]
     fallbacks: Vec<ModelId>,
 }
 
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
     match command {
-        Command::Add(add) => {
-            if !desk.config.providers.contains_key(&add.provider) {
-                let known: Vec<_> = desk.config.providers.keys().map(String::as_str).collect();
-                let known = known.join(", ");
-                return Err(Failed::usage(format!("There is no provider `{}`; there are: {known}.", add.provider)));
-            }
-            let id = add.id.clone();
-            desk.store.set_model(spec(add)).await?;
-            Ok(Output::new(json!({ "model": id }), format!("{id} is in the catalog.")))
-        }
+        Command::Add(add) => put(desk, spec(add)).await,
         Command::Remove { id } => {
             if !desk.store.remove_model(&id).await? {
                 return Err(Failed::usage(format!("There is no model {id}.")));
@@ -72,9 +63,34 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
     }
 }
 
+/// Puts a model into the catalog.
+async fn put(desk: &Desk, model: ModelSpec) -> Result<Output, Failed> {
+    if !desk.config.providers.contains_key(&model.provider) {
+        let known: Vec<_> = desk.config.providers.keys().map(String::as_str).collect();
+        let known = known.join(", ");
+        return Err(Failed::usage(format!("There is no provider `{}`; there are: {known}.", model.provider)));
+    }
+    let (id, fallbacks) = (model.id.clone(), model.fallbacks.clone());
+    if fallbacks.contains(&id) {
+        return Err(Failed::usage(format!("{id} can't be its own fallback.")));
+    }
+    desk.store.set_model(model).await?;
+    let there = desk.store.models().await?;
+    let passes = desk.config.pass_through_provider().is_some();
+    for fallback in &fallbacks {
+        let is_there = there.iter().any(|(model, _)| model.id == *fallback);
+        let is_answered = is_there || (passes && fallback.names_vendor());
+        if !is_answered {
+            complain(&format!("There is no model {fallback}: until it is added, {id} doesn't fall back to it."));
+        }
+    }
+    Ok(Output::new(json!({ "model": id }), format!("{id} is in the catalog.")))
+}
+
 fn spec(add: Add) -> ModelSpec {
+    let upstream_model = add.upstream_model.filter(|name| !name.is_empty());
     ModelSpec {
-        upstream_model: add.upstream_model.unwrap_or_else(|| add.id.to_string()),
+        upstream_model: upstream_model.unwrap_or_else(|| add.id.to_string()),
         id: add.id,
         class: add.class,
         provider: add.provider,

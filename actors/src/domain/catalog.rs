@@ -135,8 +135,7 @@ impl Catalog {
 
     fn passed_through(&self, id: &ModelId) -> Option<Arc<Model>> {
         let way = self.pass_through.as_ref()?;
-        let (vendor, name) = id.as_str().split_once('/')?;
-        (!vendor.is_empty() && !name.is_empty()).then(|| {
+        id.names_vendor().then(|| {
             Arc::new(Model {
                 key: ModelKey::PASSED_THROUGH,
                 id: id.clone(),

@@ -78,6 +78,14 @@ text_id! {
     ModelId
 }
 
+impl ModelId {
+    /// Says whether it is like `vendor/model`, as are those of models that are passed through.
+    #[must_use]
+    pub fn names_vendor(&self) -> bool {
+        self.as_str().split_once('/').is_some_and(|(vendor, name)| !vendor.is_empty() && !name.is_empty())
+    }
+}
+
 macro_rules! store_id {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
         $(#[$doc])*

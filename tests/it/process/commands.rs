@@ -180,6 +180,29 @@ fn models_are_added_removed_and_listed() {
 }
 
 #[test]
+fn a_model_is_sent_by_its_own_name_and_falls_back_to_others() {
+    let world = World::on(Database::Sqlite);
+    let add = |rest: &[&str]| {
+        world.run(&[&["model", "add", "own/x", "--class", "basic", "--provider", "simulator"], rest].concat())
+    };
+    let done = add(&["--upstream-model", ""]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let own = || {
+        let models = world.json(&["model", "list"])["models"].clone();
+        models.as_array().unwrap().iter().find(|model| model["model"] == "own/x").unwrap().clone()
+    };
+    assert_eq!(own()["upstream_model"], "own/x");
+    let itself = add(&["--fallback", "own/y", "--fallback", "own/x"]);
+    assert!(itself.code == 64 && itself.stderr.contains("own/x"), "{itself:?}");
+    assert_eq!(own()["fallbacks"], json!([]), "nothing was set");
+    let later = add(&["--fallback", "own/y"]);
+    assert!(later.code == 0 && later.stderr.contains("own/y"), "{later:?}");
+    assert_eq!(own()["fallbacks"], json!(["own/y"]), "it may come later");
+    world.json(&["model", "add", "own/y", "--class", "basic", "--provider", "simulator"]);
+    assert_eq!(add(&["--fallback", "own/y"]).stderr, "");
+}
+
+#[test]
 fn keys_are_created_revoked_and_listed() {
     beside_a_server(|world, service| {
         world.json(&["user", "add", "ann"]);
