@@ -57,11 +57,10 @@ impl Store {
         Ok(self.write("plan.set", set).await?)
     }
 
-    /// Sets how fast a plan's users may go on each instance; `None` is as fast as they like. The plan is made if there
-    /// is none of that name.
+    /// Sets how fast a plan's users may go on each instance; `None` is as fast as they like.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Refused`]: there is no such plan.
     pub async fn set_plan_rates(
         &self,
         plan: &str,
@@ -71,7 +70,7 @@ impl Store {
         let plan = plan.to_owned();
         let set = async move |link: &mut Link| {
             changes::note(link, &Change::Catalog).await?;
-            let plan = ensure(link, &plan).await?;
+            let plan = named(link, &plan).await?;
             let rates = (
                 plans::requests_per_minute.eq(requests_per_minute.map(i64::from)),
                 plans::concurrent_streams.eq(concurrent_streams.map(i64::from)),

@@ -132,10 +132,13 @@ fn plans_are_set_and_listed() {
             &["plan", "set", "gold", "basic", "--requests", "-1"],
             &["plan", "set", "gold", "basic", "--cost-usd", "much"],
             &["plan", "set", "no good", "basic", "--unlimited"],
+            &["plan", "rate", "no-such-plan", "--requests-per-minute", "1"],
         ] {
             world.refused(bad, 64);
         }
-        assert!(world.run(&["plan", "list"]).stdout.contains("gold"));
+        let listed = world.run(&["plan", "list"]).stdout;
+        assert!(listed.contains("gold"), "{listed}");
+        assert!(!world.json(&["plan", "list"]).to_string().contains("no-such-plan"), "a refusal makes none");
     });
 }
 

@@ -195,7 +195,9 @@ async fn the_catalog_comes_back_as_it_was_set(world: &World) {
     assert_eq!(only.fallbacks, stated.fallbacks);
     assert_eq!(only.class.id, gold.lines[0].class);
     assert_ne!(only.key, ModelKey::PASSED_THROUGH);
-    assert!(refused(store.set_plan_rates("no spaces", None, None).await).contains("128 characters"));
+    assert!(refused(store.set_plan_rates("silver", None, None).await).contains("no plan `silver`"));
+    let unnamed = PlanLine { plan: "no spaces".into(), ..line(WindowKind::Day, limits) };
+    assert!(refused(store.set_plan_line(unnamed).await).contains("128 characters"));
     assert!(store.changes(0).await.unwrap().items.iter().all(|(_, change)| *change == Change::Catalog));
 }
 
