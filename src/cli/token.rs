@@ -3,18 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{Role, Timestamp, UserId},
+    domain::{CallerRecord, Role, Timestamp, UserId},
     ports::{CatalogSource, Directory},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Desk, Failed, Output};
+use super::{Desk, Failed, Output, complain};
 use crate::{
     clock::StoreClock,
     config,
-    token::{Issuer, LEEWAY, revocation_hash},
+    token::{Issued, Issuer, LEEWAY, revocation_hash},
 };
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,7 @@ pub(super) enum Command {
         /// The user.
         #[arg(long)]
         user: UserId,
-        /// What the token allows.
+        /// What the token allows, unless the user may more already.
         #[arg(long, default_value = "user", value_parser = ["user", "admin"])]
         role: String,
         /// The plan of a user who is added; `default` if absent.
@@ -44,7 +44,7 @@ pub(super) enum Command {
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
     match command {
         Command::Issue { user, role, plan, ttl } => {
-            let issued = issue(desk, &user, Role::named(&role), plan.as_deref(), *ttl).await?;
+            let (issued, role) = issue(desk, &user, Role::named(&role), plan.as_deref(), *ttl).await?;
             let json = json!({
                 "token": issued.token, "user": user, "role": role, "expires_at": issued.expires_at.to_rfc3339(),
             });
@@ -63,26 +63,39 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
     }
 }
 
-/// Issues a token that the service takes, for a user whom it knows.
+/// Issues a token for a user whom the service knows; returns it with the role that its holder has.
 async fn issue(
     desk: &Desk,
     user: &UserId,
     role: Role,
     plan: Option<&str>,
     ttl: Duration,
-) -> Result<crate::token::Issued, Failed> {
+) -> Result<(Issued, Role), Failed> {
     let mut config = desk.config.clone();
     config::ensure_secret(&mut config)?;
     let issuer = Issuer::new(&config.auth.jwt, Arc::new(StoreClock::new()))?;
-    if let Some(name) = plan {
-        let plans = desk.store.catalog().await?.plans;
-        if !plans.iter().any(|plan| &*plan.name == name) {
-            return Err(Failed::usage(format!("There is no plan `{name}`; `plan list` shows which there are.")));
-        }
+    let plans = desk.store.catalog().await?.plans;
+    if let Some(name) = plan.filter(|name| !plans.iter().any(|plan| *plan.name == **name)) {
+        return Err(Failed::usage(format!("There is no plan `{name}`; `plan list` shows which there are.")));
     }
     let issued = issuer.issue(user, role, plan, ttl)?;
-    desk.store.provision(user, plan).await?;
-    Ok(issued)
+    let record = desk.store.provision(user, plan).await?;
+    let kept = plans.iter().find(|plan| plan.id == record.plan).map_or("default", |plan| &plan.name);
+    remark(&record, kept, plan.unwrap_or(kept));
+    // The store's role counts too, and the stronger of both.
+    Ok((issued, if record.role == Role::Admin { Role::Admin } else { role }))
+}
+
+/// Says what a token doesn't change about a user who was there before it, and what does.
+fn remark(record: &CallerRecord, kept: &str, wanted: &str) {
+    let (user, role) = (&record.id, record.role.as_str());
+    let change = format!("`hasnot-engine user add {user} --plan {wanted} --role {role}`");
+    if wanted != kept {
+        complain(&format!("{user} has the plan {kept} already, and keeps it: {change} changes that."));
+    }
+    if record.disabled {
+        complain(&format!("{user} is disabled, so the token is refused: {change} changes that."));
+    }
 }
 
 /// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything. A token holds for the

@@ -67,6 +67,39 @@ fn tokens_are_issued_and_revoked() {
     });
 }
 
+/// Runs the command that a sentence names between backticks.
+fn do_as_told(world: &World, sentence: &str) -> Value {
+    let command = sentence.split('`').nth(1).unwrap_or_else(|| panic!("no command: {sentence}"));
+    let words: Vec<_> = command.split(' ').collect();
+    assert_eq!(words[0], "hasnot-engine", "{sentence}");
+    world.json(&words[1..])
+}
+
+#[test]
+fn a_token_comes_with_what_it_opens_and_what_was_not_done() {
+    beside_a_server(|world, service| {
+        world.json(&["user", "add", "root", "--role", "admin"]);
+        let issued = world.json(&["token", "issue", "--user", "root"]);
+        assert_eq!(issued["role"], "admin", "as the store has it");
+        let admin = service.anonymous().bearer(issued["token"].as_str().unwrap());
+        assert_eq!(run(async { admin.get("/api/admin/performance").await.unwrap().status }), 200);
+
+        let issue = || world.run(&["token", "issue", "--user", "root", "--plan", "unlimited"]);
+        let told = issue();
+        assert!(told.code == 0 && told.stderr.contains("root has the plan default already"), "{told:?}");
+        let changed = do_as_told(world, &told.stderr);
+        assert_eq!((&changed["plan"], &changed["role"]), (&json!("unlimited"), &json!("admin")));
+        assert_eq!(issue().stderr, "");
+
+        world.json(&["user", "disable", "root"]);
+        run(becomes(&admin, 401));
+        let told = world.run(&["token", "issue", "--user", "root"]);
+        assert!(told.code == 0 && told.stderr.contains("root is disabled"), "{told:?}");
+        assert_eq!(do_as_told(world, &told.stderr), changed, "as it was");
+        run(becomes(&admin, 200));
+    });
+}
+
 #[test]
 fn an_end_that_no_token_can_have_is_refused() {
     let world = World::on(Database::Sqlite);
