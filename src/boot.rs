@@ -17,7 +17,7 @@ use actors::{
     auth,
     ledger::{LedgerHandle, Owner, Recovered, RecoveryError},
     metrics::Metrics,
-    ports::{Clock, Directory, LedgerStore, SharedCache, StoreError},
+    ports::{Clock, Directory, LedgerStore, SharedCache, StoreError, TokenVerifier},
     repeats::Repeats,
 };
 use tokio::sync::watch;
@@ -139,16 +139,16 @@ impl Gateway {
 
         let (shutdown, grace_over) = watch::channel(false);
         let gate = Arc::new(Gate::default());
-        let auth = auth::Ports {
-            verifier: Arc::new(verifier),
-            cache: Arc::clone(&cache),
-            directory: Arc::new(store.clone()) as Arc<dyn Directory>,
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            feed: Arc::clone(catalog.feed()),
-            metrics: metrics.clone(),
-        };
         let shared = Shared {
-            auth,
+            auth: auth::Ports {
+                verifier: Arc::clone(&verifier) as Arc<dyn TokenVerifier>,
+                cache: Arc::clone(&cache),
+                directory: Arc::new(store.clone()) as Arc<dyn Directory>,
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                feed: Arc::clone(catalog.feed()),
+                metrics: metrics.clone(),
+            },
+            verifier,
             catalog,
             accounts,
             ledger: ledger.clone(),

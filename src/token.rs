@@ -114,6 +114,17 @@ impl Algorithm {
 #[error("{0}")]
 pub struct SetupError(pub(crate) String);
 
+/// How the signer's published keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// How many can be used now.
+    pub usable: usize,
+    /// Whether none that can be used has been here yet: until then nobody's token can be checked.
+    pub awaited: bool,
+    /// What was wrong at the last fetch, if anything.
+    pub trouble: Option<String>,
+}
+
 /// Checks JWTs. One in the process.
 pub struct Verifier {
     keys: Keys,
@@ -149,6 +160,26 @@ impl Verifier {
     pub async fn warm_up(&self) {
         if let Keys::Set(set) = &self.keys {
             set.warm_up().await;
+        }
+    }
+
+    /// Fetches the key set each 10 s until a key that can be used has been here; returns at once where there is no set to
+    /// fetch.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub async fn first_keys(&self) {
+        if let Keys::Set(set) = &self.keys {
+            set.first().await;
+        }
+    }
+
+    /// Says how the published keys are; `None` where the key is a configured one.
+    #[must_use]
+    pub fn published(&self) -> Option<Published> {
+        match &self.keys {
+            Keys::Set(set) => Some(set.published()),
+            Keys::Fixed(_) => None,
         }
     }
 

@@ -30,6 +30,7 @@ use crate::{
     http::{self, Dependency, Desk, Gate, Readiness, Settings, Slots},
     store::Store,
     telemetry::{self, RequestSpan},
+    token::{Published, Verifier},
     upstream::{Providers, UpstreamConfigError},
 };
 
@@ -40,6 +41,8 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// What AuthCaches ask.
     pub auth: auth::Ports,
+    /// The signer's keys, for `/readyz`.
+    pub verifier: Arc<Verifier>,
     /// The catalog.
     pub catalog: CatalogHandle,
     /// The counts.
@@ -132,7 +135,8 @@ impl Readiness for Dependencies {
             let trouble = self.shared.ledger.trouble();
             let message = trouble.clone().unwrap_or_else(|| "takes records".to_owned());
             all.push(Dependency { name: "journal", ok: trouble.is_none(), required: true, message });
-            for (name, provider) in &self.shared.config.providers {
+            all.extend(self.keys());
+            for (name, provider) in self.shared.config.providers.iter().filter(|(_, provider)| !provider.is_idle()) {
                 let message = match provider {
                     Provider::Http(_) => format!("{name} is asked over HTTP"),
                     Provider::Simulator(_) => format!("{name} is a simulator: its answers are made up here"),
@@ -141,6 +145,17 @@ impl Readiness for Dependencies {
             }
             all
         })
+    }
+}
+
+impl Dependencies {
+    /// Without a first set of keys no token can be checked; later the set there is goes on.
+    fn keys(&self) -> Option<Dependency> {
+        let Published { usable, awaited, trouble } = self.shared.verifier.published()?;
+        let ok = usable > 0 && trouble.is_none();
+        let trouble = trouble.map(|trouble| format!(", at the last fetch: {trouble}"));
+        let message = format!("{usable} published keys can be used{}", trouble.unwrap_or_default());
+        Some(Dependency { name: "keys", ok, required: awaited, message })
     }
 }
 

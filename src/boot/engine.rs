@@ -114,10 +114,14 @@ impl Engine<'_> {
         stats
     }
 
-    pub(super) async fn verifier(&mut self, metrics: &Metrics) -> Result<Verifier, BootError> {
-        let fetch = Arc::new(AwcFetch::new(self.thread()));
-        let verifier = Verifier::new(&self.config.auth.jwt, fetch, self.clock(), metrics)?;
+    pub(super) async fn verifier(&mut self, metrics: &Metrics) -> Result<Arc<Verifier>, BootError> {
+        let thread = self.thread();
+        let fetch = Arc::new(AwcFetch::new(thread.clone()));
+        let verifier = Arc::new(Verifier::new(&self.config.auth.jwt, fetch, self.clock(), metrics)?);
         verifier.warm_up().await;
+        // Who waits for `/readyz` sends nobody whose token would have the keys fetched.
+        let waiting = Arc::clone(&verifier);
+        thread.spawn(async move { waiting.first_keys().await });
         Ok(verifier)
     }
 }

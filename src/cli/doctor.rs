@@ -8,7 +8,7 @@ use super::{Failed, Output, UNAVAILABLE};
 use crate::{
     boot::prepare_folder,
     cache,
-    config::{Config, ConfigError, HttpKind, HttpProvider, Provider},
+    config::{Config, ConfigError, HttpProvider, Provider},
     io::IoThread,
     store::Store,
 };
@@ -41,9 +41,7 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
         for (name, provider) in &config.providers {
             let check = match provider {
                 // Without a key it is asked for nothing, so a machine without a network is no fault.
-                Provider::Http(http) if is_idle(http) => {
-                    Ok("has no key, so it is not used: set OPENROUTER_API_KEY".to_owned())
-                }
+                idle if idle.is_idle() => Ok("has no key, so it is not used: set OPENROUTER_API_KEY".to_owned()),
                 Provider::Http(http) => within(reach(http)).await,
                 Provider::Simulator(_) => Ok("a simulator: set OPENROUTER_API_KEY for real answers".to_owned()),
             };
@@ -72,10 +70,6 @@ fn findings(checks: &[Check]) -> Output {
 fn stated(config: &Config) -> String {
     let stated: Vec<_> = config.redacted_lines().filter(|line| !line.ends_with("(default)")).collect();
     if stated.is_empty() { "all as it is by default".to_owned() } else { stated.join("; ") }
-}
-
-fn is_idle(provider: &HttpProvider) -> bool {
-    provider.kind == HttpKind::Openrouter && provider.api_key.is_none()
 }
 
 async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {

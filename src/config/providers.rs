@@ -46,6 +46,14 @@ pub enum Provider {
     Simulator(SimulatorProvider),
 }
 
+impl Provider {
+    /// Says whether it is asked for nothing: OpenRouter without a key. An API of the kind openai may do without one.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self, Self::Http(http) if http.kind == HttpKind::Openrouter && http.api_key.is_none())
+    }
+}
+
 /// A provider that is reached over HTTP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

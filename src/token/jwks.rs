@@ -2,11 +2,14 @@
 //!
 //! An id that isn't known is asked for: by one flight in the process, at most each [`REFRESH_INTERVAL`]. A set older
 //! than [`MAX_AGE`] is renewed by whoever comes next, so that a key the signer has withdrawn is not believed for ever;
-//! while the signer can't be reached, the set there is goes on.
+//! while the signer can't be reached, the set there is goes on. The first set is asked for until it is here.
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -14,7 +17,7 @@ use actors::{
     metrics::{Metrics, Reload},
     ports::{Clock, TokenError},
 };
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     DecodingKey,
@@ -23,7 +26,7 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{Algorithm, Fetch, SetupError};
+use super::{Algorithm, Fetch, Published, SetupError};
 
 /// The shortest time between two fetches.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
@@ -42,6 +45,10 @@ pub(super) struct Jwks {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     set: ArcSwap<KeySet>,
+    /// Whether a set with a usable key has been here.
+    served: AtomicBool,
+    /// What was wrong at the last fetch.
+    trouble: ArcSwapOption<String>,
     /// Held by the flight. A flight that is dropped counts as a failed one.
     last: Mutex<Option<Try>>,
 }
@@ -71,8 +78,17 @@ impl Jwks {
         if !(url.starts_with("https://") || is_loopback(url)) {
             return Err(SetupError("the JWKS URL must be https: who can change the answer can sign tokens".to_owned()));
         }
-        let (set, last) = (ArcSwap::default(), Mutex::new(None));
-        Ok(Self { algorithm, url: url.into(), fetch, clock, metrics: metrics.clone(), set, last })
+        Ok(Self {
+            algorithm,
+            url: url.into(),
+            fetch,
+            clock,
+            metrics: metrics.clone(),
+            set: ArcSwap::default(),
+            served: AtomicBool::new(false),
+            trouble: ArcSwapOption::empty(),
+            last: Mutex::new(None),
+        })
     }
 
     /// Finds the key that a token names, or the only one where it names none.
@@ -100,6 +116,22 @@ impl Jwks {
         self.refresh(&mut last).await;
     }
 
+    /// Fetches, at its pace, until a set with a usable key has been here.
+    pub(super) async fn first(&self) {
+        while !self.served.load(Ordering::Acquire) {
+            tokio::time::sleep(REFRESH_INTERVAL).await;
+            self.warm_up().await;
+        }
+    }
+
+    pub(super) fn published(&self) -> Published {
+        Published {
+            usable: self.set.load().usable(),
+            awaited: !self.served.load(Ordering::Acquire),
+            trouble: self.trouble.load().as_deref().cloned(),
+        }
+    }
+
     fn known(&self, id: Option<&str>) -> Option<Arc<DecodingKey>> {
         let set = self.set.load();
         match id {
@@ -120,34 +152,30 @@ impl Jwks {
             return last.succeeded;
         }
         *last = Some(Try { at: now, succeeded: false });
-        let set = self.fetch(now).await;
-        let succeeded = set.is_some();
+        let fetched = self.fetch(now).await;
+        let succeeded = fetched.is_ok();
         self.metrics.reloaded(Reload::Keys, succeeded);
-        if let Some(set) = set {
-            self.set.store(Arc::new(set));
+        let trouble = match fetched {
+            Ok(set) => {
+                let usable = set.usable() > 0;
+                self.set.store(Arc::new(set));
+                self.served.fetch_or(usable, Ordering::AcqRel);
+                (!usable).then(|| format!("none of the published keys is for {}", self.algorithm.as_str()))
+            }
+            Err(trouble) => Some(trouble),
+        };
+        if let Some(trouble) = &trouble {
+            tracing::warn!(trouble, "the signing keys can't be renewed");
         }
+        self.trouble.store(trouble.map(Arc::new));
         *last = Some(Try { at: now, succeeded });
         succeeded
     }
 
-    /// Fetches the set; says in the log what is wrong.
-    async fn fetch(&self, now: Instant) -> Option<KeySet> {
-        let document = match self.fetch.fetch(&self.url).await {
-            Ok(document) => document,
-            Err(error) => {
-                tracing::warn!(%error, "the signing keys can't be fetched");
-                return None;
-            }
-        };
-        let set = KeySet::read(&document, self.algorithm, now);
-        match &set {
-            None => tracing::warn!("the signing keys were fetched, but the answer is no key set"),
-            Some(set) if set.by_id.is_empty() && set.only.is_none() => {
-                tracing::warn!(algorithm = self.algorithm.as_str(), "no published key fits the configured algorithm");
-            }
-            Some(_) => {}
-        }
-        set
+    /// Fetches the set.
+    async fn fetch(&self, now: Instant) -> Result<KeySet, String> {
+        let document = self.fetch.fetch(&self.url).await.map_err(|error| error.to_string())?;
+        KeySet::read(&document, self.algorithm, now).ok_or_else(|| "the answer is no key set".to_owned())
     }
 }
 
@@ -172,6 +200,11 @@ impl KeySet {
             }
         }
         Some(set)
+    }
+
+    /// Returns how many keys a token can be checked with.
+    fn usable(&self) -> usize {
+        if self.only.is_some() { 1 } else { self.by_id.len() }
     }
 }
 

@@ -7,6 +7,7 @@ mod exits;
 mod ledger;
 mod nginx;
 mod owner;
+mod ready;
 mod replica;
 mod start;
 mod stuck;

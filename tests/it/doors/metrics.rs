@@ -1,10 +1,6 @@
 //! `/metrics`: every family moves when what it counts happens.
 
-use std::{
-    collections::BTreeSet,
-    io::{Read, Write},
-    net::TcpListener,
-};
+use std::collections::BTreeSet;
 
 use hasnot_engine::token::Algorithm;
 use hne_load::{client::Request, clock};
@@ -13,7 +9,10 @@ use tokio::task::JoinSet;
 
 use super::{holding, ops::samples, post, valid};
 use crate::{
-    harness::app::{DEADLINE, Database, TestApp, chat, complete, now, run, stream},
+    harness::{
+        app::{DEADLINE, Database, TestApp, chat, complete, now, run, stream},
+        servers,
+    },
     token::signer::Signer,
 };
 
@@ -98,20 +97,6 @@ fn every_family_moves() {
     });
 }
 
-/// Publishes a document for as long as somebody asks for it, and no longer than the test lives.
-fn publish(document: String) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/keys", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        while let Ok((mut socket, _)) = listener.accept() {
-            let _read = socket.read(&mut [0; 4_096]).unwrap();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", document.len());
-            socket.write_all((head + &document).as_bytes()).unwrap();
-        }
-    });
-    url
-}
-
 #[test]
 fn readings_of_published_keys_are_counted() {
     let signer = Signer::new(Algorithm::EdDsa);
@@ -119,7 +104,7 @@ fn readings_of_published_keys_are_counted() {
         let app = TestApp::on(Database::Sqlite).env("JWT_SECRET", "").env("JWT_ALGORITHM", "EdDSA");
         app.env("JWT_JWKS_URL", url).start()
     };
-    let fine = app(publish(json!({"keys": [signer.jwk("one")]}).to_string()));
+    let fine = app(servers::publish(0, json!({"keys": [signer.jwk("one")]}).to_string()));
     let away = app("http://127.0.0.1:1/keys".to_owned());
     let bearer = signer.sign_as("one", &json!({"sub": "ann", "exp": now() + 3_600}));
     run(async {

@@ -4,7 +4,7 @@
 //! Each is run by a shell (`guard.sh`) that stops it and removes its folder when the pipe from this process closes.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     ops::Deref,
     os::unix::process::CommandExt,
@@ -26,6 +26,20 @@ pub(crate) fn postgres() -> &'static Postgres {
 pub(crate) fn redis() -> &'static Redis {
     static SERVER: OnceLock<Redis> = OnceLock::new();
     SERVER.get_or_init(Redis::start)
+}
+
+/// Publishes a document on this port, 0 = any, for as long as the process lives; returns its URL.
+pub(crate) fn publish(port: u16, document: String) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let _read = socket.read(&mut [0; 4_096]).unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", document.len());
+            socket.write_all((head + &document).as_bytes()).unwrap();
+        }
+    });
+    url
 }
 
 /// A PostgreSQL server that trusts everybody, with TLS for those who want it (its certificate is for `localhost`).
@@ -228,7 +242,7 @@ impl Drop for Guard {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, net::TcpStream, time::Duration};
+    use std::{net::TcpStream, time::Duration};
 
     use super::*;
 
