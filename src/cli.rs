@@ -48,7 +48,8 @@ enum Command {
     Serve,
     /// Brings the database's schema up to date.
     Migrate,
-    /// Checks configuration, database, Redis, providers and data folder, and says what is wrong and what to do.
+    /// Checks configuration, data folder, databases, Redis, the keys of tokens and providers, and says what is wrong and
+    /// what to do.
     Doctor,
     /// Adds, disables and lists users.
     #[command(subcommand)]

@@ -35,7 +35,7 @@ pub use error::ConfigError;
 pub use models::{ModelConfig, ModelsConfig};
 pub use operation::{LogConfig, LogFormat, ShutdownConfig};
 pub use providers::{HttpKind, HttpProvider, Provider, SimulatorProvider};
-pub use secret::ensure_secret;
+pub use secret::{ensure_secret, find_secret};
 pub use server::{Admission, ServerConfig};
 
 use layers::Layers;

@@ -1,16 +1,24 @@
 //! `doctor`: checks what the service needs, and says what is wrong and what to do.
 
-use std::{net::ToSocketAddrs, path::Path, time::Duration};
+use std::{net::ToSocketAddrs, path::Path, sync::Arc, time::Duration};
 
+use actix_rt::{Arbiter, System};
+use actors::{
+    metrics::Metrics,
+    ports::{Clock, StoreError},
+};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::{Failed, Output, UNAVAILABLE};
 use crate::{
     boot::prepare_folder,
     cache,
-    config::{Config, ConfigError, HttpProvider, Provider},
+    clock::StoreClock,
+    config::{self, Config, ConfigError, HttpProvider, Provider},
     io::IoThread,
-    store::Store,
+    store::{self, Store},
+    token::{AwcFetch, Published, Verifier},
 };
 
 /// How long each check may take.
@@ -32,12 +40,12 @@ impl Check {
 
 pub(super) fn run(config: &Config) -> Result<Output, Failed> {
     let io = IoThread::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let checks = runtime.block_on(async {
+    let checks = System::new().block_on(async {
         let mut checks = vec![Check::of("configuration", Ok(stated(config)))];
         checks.push(Check::of("data folder", data_folder(&config.data_dir)));
-        checks.push(Check::of("database", within(database(config, &io)).await));
+        checks.extend(databases(&config.database, &io).await);
         checks.push(Check::of("redis", within(redis(config)).await));
+        checks.push(Check::of("tokens", within(tokens(config)).await));
         for (name, provider) in &config.providers {
             let check = match provider {
                 // Without a key it is asked for nothing, so a machine without a network is no fault.
@@ -72,7 +80,7 @@ fn stated(config: &Config) -> String {
     if stated.is_empty() { "all as it is by default".to_owned() } else { stated.join("; ") }
 }
 
-async fn within(check: impl Future<Output = Result<String, String>>) -> Result<String, String> {
+async fn within<T>(check: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     tokio::time::timeout(PATIENCE, check).await.unwrap_or_else(|_elapsed| Err(format!("no answer within {PATIENCE:?}")))
 }
 
@@ -81,14 +89,33 @@ fn data_folder(folder: &Path) -> Result<String, String> {
     Ok(format!("{} can be written", folder.display()))
 }
 
-async fn database(config: &Config, io: &IoThread) -> Result<String, String> {
-    let hint =
-        |error: actors::ports::StoreError| format!("{error}: check DATABASE_URL, that the server runs, and its log");
-    let store = Store::connect(&config.database, &io.handle()).await.map_err(hint)?;
-    match store.identity().await {
-        Ok(id) => Ok(format!("answers; it is store {id}")),
-        Err(_not_migrated) => Ok("answers; `hasnot-engine migrate` or the next start makes its tables".to_owned()),
+/// Checks the database and, where there is one, the replica.
+async fn databases(config: &store::Config, io: &IoThread) -> Vec<Check> {
+    let said = |id: Option<Uuid>, without: &str| {
+        id.map_or_else(|| format!("answers, {without}"), |id| format!("answers; it is store {id}"))
+    };
+    let database = within(identity(config, "DATABASE_URL", io)).await;
+    let is_made = matches!(database, Ok(Some(_)));
+    let first_start = "but `hasnot-engine migrate` or the first start is still to make its tables";
+    let mut checks = vec![Check::of("database", database.map(|id| said(id, first_start)))];
+    if let Some(url) = &config.replica_url {
+        let config = store::Config { url: url.clone(), replica_url: None, ..config.clone() };
+        let replica = match within(identity(&config, "DATABASE_REPLICA_URL", io)).await {
+            Ok(None) if is_made => {
+                Err("has no tables to read: DATABASE_REPLICA_URL must be a copy of the database".to_owned())
+            }
+            replica => replica.map(|id| said(id, "but has no tables yet, as the database")),
+        };
+        checks.push(Check::of("replica", replica));
     }
+    checks
+}
+
+/// Connects to a database and asks for its id: `None` where it has no tables.
+async fn identity(config: &store::Config, variable: &str, io: &IoThread) -> Result<Option<Uuid>, String> {
+    let hint = |error: StoreError| format!("{error}: check {variable}, that the server runs, and its log");
+    let store = Store::connect(config, &io.handle()).await.map_err(hint)?;
+    Ok(store.identity().await.ok())
 }
 
 async fn redis(config: &Config) -> Result<String, String> {
@@ -99,6 +126,26 @@ async fn redis(config: &Config) -> Result<String, String> {
         .await
         .map_err(|error| format!("{error}: check REDIS_URL, the network, and Redis's log"))?;
     Ok("answers".to_owned())
+}
+
+/// Makes the verifier as `serve` does, and asks for the signer's keys once.
+async fn tokens(config: &Config) -> Result<String, String> {
+    let (mut config, clock) = (config.clone(), Arc::new(StoreClock::new()));
+    if !config::find_secret(&mut config).map_err(|error| error.to_string())? {
+        return Ok("the first start makes a secret".to_owned());
+    }
+    let jwt = &config.auth.jwt;
+    let hint = |trouble: String| format!("{trouble}: check JWT_ALGORITHM, and JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL");
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), clock.wall()).map_err(|error| error.to_string())?;
+    let fetch = Arc::new(AwcFetch::new(Arbiter::current()));
+    let verifier = Verifier::new(jwt, fetch, clock, &metrics).map_err(|error| hint(error.to_string()))?;
+    verifier.warm_up().await;
+    let name = jwt.algorithm.as_str();
+    match verifier.published() {
+        None => Ok(format!("are verified by {name}, with a configured key")),
+        Some(Published { trouble: Some(trouble), .. }) => Err(hint(format!("the signer's keys: {trouble}"))),
+        Some(Published { usable, .. }) => Ok(format!("are verified by {name}, with {usable} published keys")),
+    }
 }
 
 /// Opens a connection to the provider's host, and no more: a request could cost money.

@@ -69,31 +69,58 @@ fn is_repetition(bytes: &[u8]) -> bool {
 /// # Errors
 /// The data folder can't be written, or the secret in it can't be read or is no secret.
 pub fn ensure_secret(config: &mut Config) -> Result<bool, ConfigError> {
-    let auth = &mut config.auth;
-    let jwt = &mut auth.jwt;
-    if config.profile != Profile::Development || jwt.algorithm != Algorithm::Hs256 || jwt.secret.is_some() {
-        return Ok(auth.secret_made_here);
+    if is_made_here(config) {
+        let path = config.data_dir.join(FILE_NAME);
+        take(config, &path, made(&config.data_dir, &path))?;
     }
-    let path = config.data_dir.join(FILE_NAME);
-    let secret = made(&config.data_dir, &path)
-        .map_err(|error| ConfigError::of(format!("The secret in {} can't be kept: {error}.", path.display())))?;
+    Ok(config.auth.secret_made_here)
+}
+
+/// Does as [`ensure_secret`], but makes none. Returns `false` where the first start is still to make it.
+///
+/// # Errors
+/// The secret in the data folder can't be read or is no secret.
+pub fn find_secret(config: &mut Config) -> Result<bool, ConfigError> {
+    if is_made_here(config) {
+        let path = config.data_dir.join(FILE_NAME);
+        match kept(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            kept => take(config, &path, kept)?,
+        }
+    }
+    Ok(true)
+}
+
+/// Says whether the secret is one that development makes.
+fn is_made_here(config: &Config) -> bool {
+    let jwt = &config.auth.jwt;
+    config.profile == Profile::Development && jwt.algorithm == Algorithm::Hs256 && jwt.secret.is_none()
+}
+
+/// Takes what is in the data folder for the configuration's secret.
+fn take(config: &mut Config, path: &Path, secret: io::Result<String>) -> Result<(), ConfigError> {
+    let path = path.display();
+    let secret = secret.map_err(|error| ConfigError::of(format!("The secret in {path} can't be kept: {error}.")))?;
     if let Some(weakness) = weakness(&secret) {
-        let path = path.display();
         return Err(ConfigError::of(format!(
             "The secret in {path} is {weakness}; delete the file, and the next start makes a new one."
         )));
     }
-    jwt.secret = Some(SecretString::from(secret));
-    auth.secret_made_here = true;
-    Ok(true)
+    config.auth.jwt.secret = Some(SecretString::from(secret));
+    config.auth.secret_made_here = true;
+    Ok(())
+}
+
+fn kept(path: &Path) -> io::Result<String> {
+    Ok(read_text(path)?.trim().to_owned())
 }
 
 /// Returns the secret that is kept at `path`, made if it isn't there. Of several processes that start at once, all
 /// return the same one: a whole file is linked to its name, and only one link succeeds.
 fn made(folder: &Path, path: &Path) -> io::Result<String> {
-    match read_text(path) {
+    match kept(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        read => return read.map(|text| text.trim().to_owned()),
+        kept => return kept,
     }
     fs::create_dir_all(folder)?;
     let fresh = folder.join(format!("{FILE_NAME}.{}", uuid::Uuid::new_v4()));
@@ -103,6 +130,6 @@ fn made(folder: &Path, path: &Path) -> io::Result<String> {
     fs::remove_file(&fresh)?;
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(read_text(path)?.trim().to_owned()),
+        _ => kept(path),
     }
 }

@@ -1,9 +1,13 @@
 //! `doctor`: what is wrong, and what to do.
 
-use serde_json::Value;
+use hasnot_engine::token::Algorithm;
+use serde_json::{Value, json};
 
 use super::world::{World, free_port};
-use crate::harness::{app::Database, servers};
+use crate::{
+    harness::{app::Database, servers},
+    token::signer::Signer,
+};
 
 /// Runs it; returns its exit code and its checks.
 fn examine(world: &World) -> (i32, Value) {
@@ -27,7 +31,7 @@ fn a_sound_installation_is_said_to_be_sound() {
             let service = (round == "beside a server").then(|| world.serve());
             let (code, checks) = examine(&world);
             assert_eq!(code, 0, "{round}: {checks}");
-            for name in ["configuration", "data folder", "database", "redis", "provider simulator"] {
+            for name in ["configuration", "data folder", "database", "redis", "tokens", "provider simulator"] {
                 assert_eq!(check(&checks, name).0, true, "{checks}");
             }
             assert!(world.run(&["doctor"]).stdout.contains("ok   database: answers"));
@@ -69,4 +73,54 @@ fn a_bad_configuration_is_a_finding_too() {
     assert_eq!(code, 69);
     let (ok, message) = check(&checks, "configuration");
     assert!(ok == false && message.contains("server.workers") && message.contains("database.url"), "{message}");
+}
+
+#[test]
+fn keys_by_which_nobody_can_be_let_in_are_a_finding() {
+    let away = format!("http://127.0.0.1:{}/keys", free_port());
+    let jwk = Signer::new(Algorithm::Es256).jwk("one");
+    let strange = servers::publish(0, json!({"keys": [jwk]}).to_string());
+    for (name, value, serve) in [
+        ("JWT_PUBLIC_KEY_FILE", "/etc/hostname", Some(78)),
+        ("JWT_JWKS_URL", "http://signer.example/keys", Some(78)),
+        ("JWT_JWKS_URL", &away, None),
+        ("JWT_JWKS_URL", &strange, None),
+    ] {
+        let world = World::on(Database::Sqlite).env("JWT_ALGORITHM", "RS256").env(name, value);
+        let (code, checks) = examine(&world);
+        let (ok, message) = check(&checks, "tokens");
+        assert!(code == 69 && ok == false && message.contains(name), "{name}={value}: {checks}");
+        if let Some(code) = serve {
+            world.refused(&["serve"], code);
+        }
+    }
+    let world = World::on(Database::Sqlite).env("JWT_ALGORITHM", "ES256").env("JWT_JWKS_URL", strange);
+    let (code, checks) = examine(&world);
+    assert_eq!((code, check(&checks, "tokens").0), (0, &json!(true)), "{checks}");
+}
+
+#[test]
+fn a_secret_that_is_kept_is_read_and_none_is_made() {
+    let world = World::on(Database::Sqlite);
+    assert_eq!(examine(&world).0, 0);
+    assert!(!world.path("data/jwt-secret").exists());
+    std::fs::write(world.path("data/jwt-secret"), "short").unwrap();
+    world.refused(&["serve"], 78);
+    let (code, checks) = examine(&world);
+    let (ok, message) = check(&checks, "tokens");
+    assert!(code == 69 && ok == false && message.contains("jwt-secret"), "{checks}");
+}
+
+#[test]
+fn a_replica_that_is_away_is_a_finding() {
+    let away = format!("postgres://postgres:hunter2@127.0.0.1:{}/x", free_port());
+    let world = World::on(Database::Postgres).env("DATABASE_REPLICA_URL", away);
+    let (code, checks) = examine(&world);
+    let (ok, message) = check(&checks, "replica");
+    assert!(code == 69 && ok == false && message.contains("DATABASE_REPLICA_URL"), "{checks}");
+    assert_eq!(check(&checks, "database").0, true, "{checks}");
+    assert!(!checks.to_string().contains("hunter2"), "{checks}");
+    let world = world.env("DATABASE_REPLICA_URL", servers::postgres().fresh_database());
+    let (code, checks) = examine(&world);
+    assert_eq!((code, check(&checks, "replica").0), (0, &json!(true)), "{checks}");
 }
