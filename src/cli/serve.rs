@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use actix_rt::System;
 use actors::{
-    domain::{Role, UserId},
+    domain::{Model, Role, UserId},
     ledger::Recovered,
     ports::CatalogSource,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Failed, INTERNAL, print};
+use super::{Failed, INTERNAL, complain, print};
 use crate::{
     boot::{Gateway, prepare_folder},
     clock::StoreClock,
@@ -45,7 +45,10 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             tracing::warn!("no provider has a key: a simulator answers, and its answers are made up");
         }
         if made_here {
-            print(&invitation(&service).await?);
+            match model(&service).await? {
+                Some(model) => print(&invitation(&service, &model).await?),
+                None => complain(&without_a_model(service.config())),
+            }
         }
         stop.wanted().await;
         service.stop().await;
@@ -79,23 +82,40 @@ impl StopSignals {
 
 /// Who calls by the printed line.
 const GUEST: &str = "guest";
+/// A model that OpenRouter has had for long.
+const PASSED_ON: &str = "openai/gpt-4o-mini";
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Makes the line that a newcomer pastes: a chat with a fresh token, which only holds where the secret was made here.
-async fn invitation(service: &Gateway) -> Result<String, Failed> {
+async fn invitation(service: &Gateway, model: &str) -> Result<String, Failed> {
     let user: UserId = GUEST.parse().map_err(|_invalid| Failed::usage("the guest has no valid id"))?;
     let plan = Some("unlimited".to_owned());
     service.store().set_user(NewUser { id: user.clone(), plan, role: Role::User }).await?;
     let issuer = Issuer::new(&service.config().auth.jwt, Arc::new(StoreClock::new()))?;
     let issued = issuer.issue(&user, Role::User, None, A_DAY)?;
-    let models = service.store().catalog().await?.models;
-    let usable = |model: &&actors::domain::Model| service.config().providers.contains_key(&*model.provider);
-    let model = models.iter().filter(usable).map(|model| model.id.to_string()).min();
-    let model = model.unwrap_or_else(|| "openai/gpt-4o-mini".to_owned());
     Ok(format!(
         "curl -N http://{}/api/hasNotEngine-optimized -H 'authorization: Bearer {}' -H 'content-type: application/json' \
          -d '{{\"model\":\"{model}\",\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'",
         service.address(),
         issued.token,
     ))
+}
+
+/// Returns a model that is answered: one of the catalog, or one that is passed on.
+async fn model(service: &Gateway) -> Result<Option<String>, Failed> {
+    let config = service.config();
+    let is_asked = |model: &&Model| config.providers.get(&*model.provider).is_some_and(|provider| !provider.is_idle());
+    let models = service.store().catalog().await?.models;
+    let model = models.iter().filter(is_asked).map(|model| model.id.to_string()).min();
+    Ok(model.or_else(|| config.pass_through_provider().map(|_| PASSED_ON.to_owned())))
+}
+
+/// Says how a model is added.
+fn without_a_model(config: &Config) -> String {
+    let asked = config.providers.iter().find(|(_, provider)| !provider.is_idle());
+    let provider = asked.map_or("PROVIDER", |(name, _)| name);
+    format!(
+        "No model is served yet: `hasnot-engine model add MODEL --class basic --provider {provider}` adds one, by the \
+         name that {provider} has for it."
+    )
 }

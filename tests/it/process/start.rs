@@ -2,6 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
+use hne_load::mock::{MockProvider, Options};
 use serde_json::Value;
 
 use super::world::World;
@@ -56,6 +57,36 @@ fn no_log_gets_between_the_line_and_its_reader() {
     for (filter, format) in [("trace", "pretty"), ("trace", "json"), ("off", "pretty")] {
         first_start(&World::on(Database::Sqlite).env("RUST_LOG", filter).env("HNE__LOG__FORMAT", format));
     }
+}
+
+#[test]
+fn the_line_names_a_model_that_is_passed_on() {
+    let provider = MockProvider::start(Options::default()).unwrap();
+    let (line, _) = first_start(&World::on(Database::Sqlite).asking(&provider));
+    assert!(line.contains("openai/gpt-4o-mini"), "{line}");
+}
+
+#[test]
+fn without_a_model_it_says_how_one_is_added() {
+    let provider = MockProvider::start(Options::default()).unwrap();
+    let world = World::on(Database::Sqlite)
+        .env("HNE__PROVIDERS__LOCAL__KIND", "openai")
+        .env("HNE__PROVIDERS__LOCAL__BASE_URL", provider.base_url())
+        .env("HNE__PROVIDERS__LOCAL__API_KEY", "k");
+    // By its name it would be the first; but the provider that has it is asked for nothing.
+    world.json(&["model", "add", "a/model", "--class", "basic", "--provider", "openrouter"]);
+    let mut process = world.spawn(&[]);
+    let (said, _) = process.stderr.wait_for("model add");
+    process.signal("TERM");
+    let done = process.finish();
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+    assert!(!done.stderr.contains("curl"), "{done:?}");
+
+    let command = said.split('`').nth(1).unwrap_or_else(|| panic!("no command: {said}"));
+    let words = command.split(' ').map(|word| if word == "MODEL" { "mock/chat" } else { word });
+    world.json(&words.skip(1).collect::<Vec<_>>());
+    let (line, _) = first_start(&world);
+    assert!(line.contains("mock/chat"), "{line}");
 }
 
 #[test]
