@@ -144,6 +144,13 @@ pub enum Change {
 pub struct Changes {
     /// The sequence number to ask from next time.
     pub last: i64,
+    /// Which change has that number: when it was made, in µs by the store's clock; 0 where none is kept.
+    pub mark: i64,
+    /// The same of the number that was asked from. It differs from what was said before where the store was put back
+    /// meanwhile, and other changes were given the numbers that followed.
+    pub asked: i64,
+    /// Whether there are more, which this version can't read: whatever is cached may be stale.
+    pub unreadable: bool,
     /// Each with its own sequence number.
     pub items: Vec<(i64, Change)>,
 }

@@ -111,35 +111,51 @@ pub(super) async fn last(link: &mut Link) -> Result<i64, Fault> {
     Ok(link.get(change_counter::table.select(change_counter::seq)).await?)
 }
 
-/// Returns the changes after a number, oldest first.
+/// Returns the changes after a number, oldest first, and whether it is still the number of the same change.
 pub(super) async fn after(link: &mut Link, after: i64) -> Result<Changes, Fault> {
-    let rows = link.load(changes::table.filter(changes::seq.gt(after)).order(changes::seq).limit(POLLED)).await?;
-    read(rows, after)
+    let from = changes::table.filter(changes::seq.ge(after)).order(changes::seq).limit(POLLED + 1);
+    let mut rows: Vec<Row> = link.load(from).await?;
+    let asked = rows.first().filter(|row| row.0 == after).map_or(0, |row| row.4);
+    if asked != 0 {
+        rows.remove(0);
+    } else if rows.is_empty() {
+        // It isn't kept any more, or never was.
+        return Ok(Changes { last: last(link).await?.min(after), ..Changes::default() });
+    }
+    Ok(Changes { asked, ..read(rows, (after, asked)) })
 }
 
-/// Returns the recent changes, and where to go on. Two statements: belongs in a snapshot.
+/// Returns the recent changes, and where to go on. Several statements: belongs in a snapshot.
 pub(super) async fn recent(link: &mut Link) -> Result<Changes, Fault> {
     let last = last(link).await?;
+    let made = changes::table.filter(changes::seq.eq(last)).select(changes::at);
+    let mark = link.find(made).await?.unwrap_or(0);
     let since = link.now().await? - RECENT_MICROS;
     let rows: Vec<Row> =
         link.load(changes::table.filter(changes::at.gt(since)).order(changes::seq).limit(POLLED)).await?;
     // Where there are more than one poll returns, the next one goes on behind the last of these.
     let whole = i64::try_from(rows.len()).is_ok_and(|found| found < POLLED);
-    let changes = read(rows, last)?;
-    Ok(if whole { Changes { last, ..changes } } else { changes })
+    let changes = read(rows, (last, mark));
+    Ok(if whole { Changes { last, mark, ..changes } } else { changes })
 }
 
+/// Number, kind, subject, end, and when it was made.
 type Row = (i64, i16, String, Option<i64>, i64);
 
-fn read(rows: Vec<Row>, asked: i64) -> Result<Changes, Fault> {
-    let items = rows
-        .into_iter()
-        .map(|(seq, kind, subject, until, _at)| {
-            let change = parse(kind, &subject, until);
-            change.map(|change| (seq, change)).ok_or_else(|| Fault::Refused(format!("change {seq} makes no sense")))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Changes { last: items.last().map_or(asked, |(seq, _)| *seq), items })
+/// Reads changes; `before` is number and mark of the one before them.
+fn read(rows: Vec<Row>, before: (i64, i64)) -> Changes {
+    let (last, mark) = rows.last().map_or(before, |row| (row.0, row.4));
+    let mut changes = Changes { last, mark, ..Changes::default() };
+    for (seq, kind, subject, until, _at) in rows {
+        match parse(kind, &subject, until) {
+            Some(change) => changes.items.push((seq, change)),
+            None => {
+                tracing::warn!(seq, kind, "a change that this version can't read");
+                changes.unreadable = true;
+            }
+        }
+    }
+    changes
 }
 
 fn parse(kind: i16, subject: &str, until: Option<i64>) -> Option<Change> {

@@ -52,6 +52,8 @@ pub(super) struct ModelRegistry {
     ready: Option<Answer>,
     wait_ready: Waiters<Answer>,
     read: Read,
+    /// Which change the feed stands at, as the store had it.
+    mark: i64,
     /// When the last successful poll or synchronization began.
     last_success: Instant,
     last_prune: Instant,
@@ -89,6 +91,7 @@ impl ModelRegistry {
             ready: None,
             wait_ready: Waiters::default(),
             read: Read::default(),
+            mark: 0,
             last_success: now,
             last_prune: now,
             pause: POLL_INTERVAL,
@@ -117,10 +120,14 @@ impl ModelRegistry {
             Ok(changes) => changes,
             Err(error) => return self.back_off(&error, ctx),
         };
-        if changes.last < self.feed.last() {
-            tracing::warn!(from = self.feed.last(), to = changes.last, "the change sequence went backwards");
+        if changes.last < self.feed.last() || changes.asked != self.mark {
+            tracing::warn!(from = self.feed.last(), to = changes.last, "the change sequence is another one");
             return self.synchronize(asked_at, ctx);
         }
+        if changes.unreadable {
+            return self.synchronize(asked_at, ctx);
+        }
+        self.mark = changes.mark;
         self.feed.apply(&changes, asked_at);
         self.succeed(asked_at);
         if changes.items.iter().any(|(_, change)| *change == Change::Catalog) {
@@ -158,6 +165,7 @@ impl ModelRegistry {
         self.ports.metrics.reloaded(Reload::Catalog, everything.is_ok());
         match everything {
             Ok(Everything { changes, revoked, catalog }) => {
+                self.mark = changes.mark;
                 self.feed.load(&changes, revoked, asked_at);
                 self.catalog.store(Arc::new(catalog));
                 self.succeed(asked_at);

@@ -149,6 +149,8 @@ impl Feed {
         *recent = Recent { next, first: next, reset: next, last: i64::MIN, ..Recent::default() };
         // What was asked back while the feed was not followed isn't known.
         recent.recalls.all = true;
+        // What can't be read may be about any copy that is older.
+        recent.floor = changes.unreadable.then(|| (changes.last, now + KEEP));
         for (token, end) in revoked {
             recent.revoke(token, end);
         }

@@ -184,8 +184,8 @@ fn after_a_long_outage_everything_is_read_anew() {
     });
 }
 
-#[test]
-fn a_sequence_that_went_backwards_is_a_restored_backup() {
+/// Two changes are known; then the store is put back to where there was none, and so many are made before the next poll.
+fn a_store_that_is_put_back(changes: i64) {
     on_paused_time(async {
         let world = World::start();
         world.directory.announce(Change::Catalog);
@@ -194,11 +194,24 @@ fn a_sequence_that_went_backwards_is_a_restored_backup() {
         let mut news = world.handle.feed().reader();
         world.directory.rewind();
         world.catalog.set(rows(&["m0"]));
-        world.directory.announce(Change::User("a".parse().unwrap()));
+        for _ in 0..changes {
+            world.directory.announce(Change::User("a".parse().unwrap()));
+        }
         pass(Duration::from_secs(1)).await;
         assert!(world.has("m0"));
-        assert_eq!((news.news(), world.handle.feed().last()), (News::Everything, 1));
+        assert_eq!((news.news(), world.handle.feed().last()), (News::Everything, changes));
     });
+}
+
+#[test]
+fn a_sequence_that_went_backwards_is_a_restored_backup() {
+    a_store_that_is_put_back(1);
+}
+
+#[test]
+fn so_is_one_that_has_caught_up_again_or_gone_ahead() {
+    a_store_that_is_put_back(2);
+    a_store_that_is_put_back(3);
 }
 
 #[test]

@@ -46,6 +46,8 @@ struct State {
     keys: HashMap<TokenHash, KeyRecord>,
     revoked: Vec<(TokenHash, Timestamp)>,
     changes: Vec<(i64, Change)>,
+    /// How often the sequence was started anew.
+    rewound: i64,
     touched: Vec<Vec<(TokenHash, Timestamp)>>,
 }
 
@@ -54,6 +56,11 @@ impl State {
         let number = self.changes.last().map_or(1, |(last, _)| last + 1);
         self.changes.push((number, change));
         number
+    }
+
+    fn mark(&self, number: i64) -> i64 {
+        let kept = self.changes.iter().any(|(known, _)| *known == number);
+        if kept { self.rewound + 1 } else { 0 }
     }
 }
 
@@ -87,7 +94,9 @@ impl FakeDirectory {
 
     /// Forgets all changes and starts the sequence anew, as a restored backup does.
     pub fn rewind(&self) {
-        self.state().changes.clear();
+        let mut state = self.state();
+        state.changes.clear();
+        state.rewound += 1;
     }
 
     /// Returns the record of a user, as it is in the store.
@@ -161,7 +170,8 @@ impl Directory for FakeDirectory {
             let state = self.state();
             let last = state.changes.last().map_or(0, |(number, _)| *number);
             let items: Vec<_> = state.changes.iter().filter(|(n, _)| *n > after).take(10_000).cloned().collect();
-            Ok(Changes { last: items.last().map_or(last, |(number, _)| *number), items })
+            let last = items.last().map_or(last, |(number, _)| *number);
+            Ok(Changes { last, mark: state.mark(last), asked: state.mark(after), items, ..Changes::default() })
         })
     }
 

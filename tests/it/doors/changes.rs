@@ -68,6 +68,41 @@ fn a_user_s_changes_hold_everywhere_within_a_second() {
     holds(&app, &instances, &["plan", "set", "default", "basic", "--unlimited"], &chat, 200);
 }
 
+/// Ann is disabled in the database while these are told; she is let in nowhere a second later.
+fn holds_when_told(changes: &str) {
+    let (app, instances) = two();
+    app.user("ann", "default");
+    for _ in 0..3 {
+        app.cli(&["plan", "set", "other", "premium", "--unlimited"]);
+    }
+    let ann = holding("ann");
+    warm(&instances, &usage(&ann), 200);
+    run(app.wait_for_changes());
+    let disable = "UPDATE users SET disabled = true WHERE name = 'ann'";
+    servers::psql(app.variable("DATABASE_URL"), &format!("BEGIN; {disable}; {changes}; COMMIT"));
+    holds(&app, &instances, &["user", "list"], &usage(&ann), 401);
+}
+
+/// As with a backup that was made three changes ago.
+#[test]
+fn changes_hold_in_a_database_that_was_put_back() {
+    holds_when_told(
+        "DELETE FROM changes WHERE seq > (SELECT seq - 3 FROM change_counter);
+         INSERT INTO changes (seq, kind, subject, at) SELECT seq - place, 0, 'ann', extract(epoch FROM now()) * 1000000
+         FROM change_counter, generate_series(0, 2) place",
+    );
+}
+
+/// A newer version may run beside this one.
+#[test]
+fn changes_hold_that_can_not_be_read() {
+    holds_when_told(
+        "UPDATE change_counter SET seq = seq + 1;
+         INSERT INTO changes (seq, kind, subject, at) SELECT seq, 9, 'ann', extract(epoch FROM now()) * 1000000
+         FROM change_counter",
+    );
+}
+
 #[test]
 fn tokens_and_keys_that_are_revoked_hold_nowhere_after_a_second() {
     let (app, instances) = two();

@@ -20,6 +20,7 @@ on_both!(
     impossible_corrections_are_refused,
     pruned_rows_are_still_proved,
     usage_shows_what_is_leased,
+    a_store_that_was_put_back_is_known_by_its_changes,
 );
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
@@ -238,4 +239,32 @@ async fn usage_shows_what_is_leased(world: &World) {
     let usage = store.usage(&ann.id).await.unwrap().unwrap();
     assert_eq!(usage.classes[0].leased, Portion { requests: 7, ..Portion::ZERO });
     assert_eq!(usage.classes[0].used, Amounts::ZERO);
+}
+
+/// Takes away the changes from this number on, as a backup that was made before them does.
+fn put_back(world: &World, to: i64) {
+    world.execute(&format!("DELETE FROM changes WHERE seq >= {to}"));
+    world.execute(&format!("UPDATE change_counter SET seq = {to} - 1"));
+}
+
+async fn a_store_that_was_put_back_is_known_by_its_changes(world: &World) {
+    let store = world.store().await;
+    let add = async |user: &str| store.provision(&user.parse().unwrap(), None).await.unwrap().version;
+    let known = add("ann").await;
+    let seen = store.changes(known).await.unwrap();
+    assert_eq!((seen.last, seen.asked == seen.mark, seen.items.len()), (known, true, 0));
+    assert_eq!(store.recent_changes().await.unwrap().mark, seen.mark);
+    put_back(world, known);
+    let behind = store.changes(known).await.unwrap();
+    assert!(behind.last < known, "nothing has been changed since");
+    // The numbers are given out again.
+    assert_eq!((add("bea").await, add("cid").await), (known, known + 1));
+    let other = store.changes(known).await.unwrap();
+    assert_eq!((other.last, other.items.len()), (known + 1, 1));
+    assert!(other.asked != seen.mark && other.mark != 0, "another change has that number");
+    // What isn't kept any more has no mark.
+    world.execute("DELETE FROM changes");
+    let kept = store.changes(known + 1).await.unwrap();
+    assert_eq!((kept.last, kept.mark, kept.asked, kept.items.len()), (known + 1, 0, 0, 0));
+    assert_eq!(store.recent_changes().await.unwrap(), kept);
 }

@@ -7,7 +7,7 @@ use crate::{
 };
 
 fn changes(items: Vec<(i64, Change)>) -> Changes {
-    Changes { last: items.last().map_or(0, |(last, _)| *last), items }
+    Changes { last: items.last().map_or(0, |(last, _)| *last), items, ..Changes::default() }
 }
 
 fn user(id: &str) -> Change {
