@@ -54,8 +54,8 @@ use std::{
 #[cfg(doc)]
 use actors::ports::{CatalogSource, Directory, LedgerStore};
 use actors::{
-    domain::{CallerRecord, Timestamp, UserId},
-    ports::StoreError,
+    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    ports::{KeyRecord, StoreError},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -88,9 +88,11 @@ pub use self::{
 
 /// The most connections that read a SQLite file at once, beside the one that writes.
 const SQLITE_READERS: u32 = 4;
-/// The most statements at once that look callers up, and the most transactions that add some. These follow one another by
-/// the change counter; but where one hangs with its connection, the other goes on.
+/// The most statements at once that look callers up, that look keys up (which anybody can make up), and the most
+/// transactions that add callers. These follow one another by the change counter; but where one hangs with its
+/// connection, the other goes on.
 const LOOKUPS: usize = 4;
+const KEY_LOOKUPS: usize = 2;
 const ADDITIONS: usize = 2;
 
 /// Where the store is and how it is connected to: `[database]`.
@@ -170,6 +172,7 @@ struct Inner {
     opener: Opener,
     observer: OnceLock<Observer>,
     lookups: Arc<Gathering<UserId, Option<CallerRecord>>>,
+    key_lookups: Arc<Gathering<TokenHash, Option<KeyRecord>>>,
     additions: Arc<Gathering<NewCaller, CallerRecord>>,
 }
 
@@ -340,8 +343,17 @@ fn open(config: &Config, io: IoHandle) -> Result<Inner, StoreError> {
         None => read.clone(),
         Some(replica) => open_pool(replica, config, false)?.1,
     };
-    let (lookups, additions) = (Gathering::new(LOOKUPS), Gathering::new(ADDITIONS));
-    Ok(Inner { io, write, read, report, opener, observer: OnceLock::new(), lookups, additions })
+    Ok(Inner {
+        io,
+        write,
+        read,
+        report,
+        opener,
+        observer: OnceLock::new(),
+        lookups: Gathering::new(LOOKUPS),
+        key_lookups: Gathering::new(KEY_LOOKUPS),
+        additions: Gathering::new(ADDITIONS),
+    })
 }
 
 fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), StoreError> {

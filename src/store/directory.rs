@@ -30,9 +30,9 @@ impl Directory for Store {
     }
 
     fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Result<Option<KeyRecord>, StoreError>> {
-        let key = *key;
-        let find = async move |link: &mut Link| keys::find(link, key).await;
-        Box::pin(async move { Ok(self.read("key.find", find).await?) })
+        let (key, store) = (*key, self.clone());
+        let look_up = move |keys| find_keys(store.clone(), keys);
+        Box::pin(self.0.key_lookups.ask(&self.0.io, key, look_up))
     }
 
     fn touch_keys<'a>(&'a self, used: &'a [(TokenHash, Timestamp)]) -> BoxFuture<'a, Result<(), StoreError>> {
@@ -64,6 +64,14 @@ async fn find_all(store: Store, asked: Vec<UserId>) -> Result<Vec<Option<CallerR
         Ok(asked.iter().map(|user| known.get(user).cloned()).collect())
     };
     Ok(store.read("user.find", find).await?)
+}
+
+async fn find_keys(store: Store, asked: Vec<TokenHash>) -> Result<Vec<Option<KeyRecord>>, StoreError> {
+    let find = async move |link: &mut Link| {
+        let known = keys::find_all(link, asked.iter()).await?;
+        Ok(asked.iter().map(|key| known.get(key).cloned()).collect())
+    };
+    Ok(store.read("key.find", find).await?)
 }
 
 async fn provision_all(store: Store, new: Vec<NewCaller>) -> Result<Vec<CallerRecord>, StoreError> {

@@ -1,10 +1,12 @@
 //! API keys and revoked JWTs: hashes, with their ends.
 
+use std::collections::HashMap;
+
 use actors::{
     domain::{Timestamp, TokenHash, UserId},
     ports::{Change, KeyRecord, StoreError},
 };
-use diesel::{ExpressionMethods, JoinOnDsl, QueryDsl, sql_types};
+use diesel::{ExpressionMethods, QueryDsl, QueryableByName, sql_types};
 use uuid::Uuid;
 
 use super::{
@@ -147,20 +149,31 @@ impl Store {
 /// Id, made at, end, last use, revoked at.
 type Stored = (String, i64, Option<i64>, Option<i64>, Option<i64>);
 
-/// Finds a key.
-pub(super) async fn find(link: &mut Link, key: TokenHash) -> Result<Option<KeyRecord>, Fault> {
-    let row: Option<(String, Option<i64>, Option<i64>)> = link
-        .find(
-            api_keys::table
-                .inner_join(users::table.on(users::id.eq(api_keys::user_id)))
-                .filter(api_keys::sha256.eq(key.0.to_vec()))
-                .select((users::name, api_keys::expires_at, api_keys::revoked_at)),
-        )
-        .await?;
-    row.map(|(user, expires_at, revoked_at)| {
-        Ok(KeyRecord { user: user_id(user)?, expires_at: expires_at.map(Timestamp), revoked: revoked_at.is_some() })
-    })
-    .transpose()
+#[derive(QueryableByName)]
+struct KnownRow {
+    #[diesel(sql_type = sql_types::Binary)]
+    sha256: Vec<u8>,
+    #[diesel(sql_type = sql_types::Text)]
+    name: String,
+    #[diesel(sql_type = sql_types::Nullable<sql_types::BigInt>)]
+    expires_at: Option<i64>,
+    #[diesel(sql_type = sql_types::Nullable<sql_types::BigInt>)]
+    revoked_at: Option<i64>,
+}
+
+/// Finds keys, in one statement.
+pub(super) async fn find_all(
+    link: &mut Link,
+    keys: impl Iterator<Item = &TokenHash>,
+) -> Result<HashMap<TokenHash, KeyRecord>, Fault> {
+    let hashes: Vec<String> = keys.map(|key| key.to_hex()).collect();
+    let text = link.text(include_str!("sql/postgres/find_keys.sql"), include_str!("sql/sqlite/find_keys.sql"));
+    let rows: Vec<KnownRow> = link.load(sql!(text, sql_types::Text = serde_json::json!(hashes).to_string())).await?;
+    let record = |row: KnownRow| {
+        let (user, expires_at) = (user_id(row.name)?, row.expires_at.map(Timestamp));
+        Ok((token_hash(&row.sha256)?, KeyRecord { user, expires_at, revoked: row.revoked_at.is_some() }))
+    };
+    rows.into_iter().map(record).collect()
 }
 
 /// Notes when keys were last used. Rows that somebody else holds are left out: it is only a note, and never waiting

@@ -10,19 +10,20 @@ use std::{
 };
 
 use actors::{
-    domain::{CallerRecord, UserId},
+    domain::{CallerRecord, TokenHash, UserId},
     ports::{CatalogSource, Change, Directory, StoreError},
 };
 use futures_util::{
     future::{join, join_all},
     poll,
 };
-use hasnot_engine::store::Store;
+use hasnot_engine::store::{NewKey, Store};
 
 use super::world::{World, on_both};
 
 on_both!(
     a_crowd_shares_statements,
+    a_crowd_of_keys_shares_statements,
     two_instances_add_one_crowd,
     the_first_of_several_tokens_names_the_plan,
     a_plan_that_is_none_harms_nobody,
@@ -136,6 +137,23 @@ async fn a_crowd_shares_statements(world: &World) {
     assert_added(&store, &added).await;
     let found = all_at_once(&calls, "user.find", &users, |user| store.caller(user)).await;
     assert_eq!(found.into_iter().map(|caller| caller.unwrap().unwrap()).collect::<Vec<_>>(), added);
+}
+
+async fn a_crowd_of_keys_shares_statements(world: &World) {
+    let store = world.store().await;
+    store.provision(&user(0), None).await.unwrap();
+    let hash = |number: usize| TokenHash::of(&number.to_string());
+    let known = NewKey { user: user(0), hash: hash(7), expires_at: None };
+    store.create_key(known).await.unwrap();
+    let calls = Calls::of(&store);
+    let hashes: Vec<_> = (0..1_001).map(hash).collect();
+    let (first, others) = hashes.split_first().unwrap();
+    let held = calls.hold("key.find");
+    let found = at_once(&held, store.key(first), others.iter().map(|hash| store.key(hash))).await;
+    assert_eq!(calls.take(), BTreeMap::from([("key.find", 2)]));
+    let found: Vec<_> = found.into_iter().map(Result::unwrap).enumerate().collect();
+    let known: Vec<_> = found.iter().filter_map(|(number, key)| Some((*number, key.as_ref()?.user.clone()))).collect();
+    assert_eq!(known, [(7, user(0))]);
 }
 
 async fn two_instances_add_one_crowd(world: &World) {

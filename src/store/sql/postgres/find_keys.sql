@@ -1,0 +1,3 @@
+SELECT k.sha256, u.name, k.expires_at, k.revoked_at
+FROM api_keys k JOIN users u ON u.id = k.user_id
+WHERE k.sha256 = ANY (ARRAY(SELECT decode(value, 'hex') FROM json_array_elements_text($1::json)))
