@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     sync::mpsc::{self, Receiver},
     thread::{self, JoinHandle},
@@ -246,4 +248,77 @@ fn a_restart_of_two_instances_in_turn_fails_no_request() {
     let books = one.json(&["ledger", "verify"]);
     println!("{answered} requests over three restarts, all answered whole; {books}");
     assert_eq!((&books["postings"], &books["drift"]), (&answered.into(), &0.into()));
+}
+
+/// What an instance that stops does with the second request that comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It takes no connection any more.
+    Refuses,
+    /// It takes it, and breaks.
+    Breaks,
+}
+
+/// A chat of [`chat`]'s, with its head.
+fn read_request(mut socket: &TcpStream) {
+    let (mut request, mut buffer) = (Vec::new(), [0; 4_096]);
+    while !request.ends_with(b"}") {
+        let read = socket.read(&mut buffer).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&request));
+        request.extend_from_slice(&buffer[..read]);
+    }
+}
+
+/// An instance that stops: it answers 503, and by then its listener is as that of the real one after `shutdown.delay`.
+fn stopping(then: Then) -> (u16, JoinHandle<()>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let listener = Some(listener).filter(|_| then == Then::Breaks);
+        read_request(&socket);
+        let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+        socket.write_all(answer.as_bytes()).unwrap();
+        if let Some(listener) = listener {
+            read_request(&listener.accept().unwrap().0);
+        }
+    };
+    (port, thread::spawn(script))
+}
+
+/// Sends a request that is answered 503 by an instance that stops, which nginx asks once more before the other one: it
+/// has fewer connections. Returns the status that the client sees, and how many requests the other one's provider.
+fn asked_twice(then: Then) -> (u16, u64) {
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let world = World::on(Database::Sqlite).asking(&mock);
+    let service = world.serve();
+    let (stops, script) = stopping(then);
+    // The first request goes to the first one.
+    let nginx = proxy(&world, &[service.address.port(), stops]);
+    let client = bearer(&world, nginx.client.clone());
+    let model = "mock/held+frames-2+hold-after-1";
+    let status = run(async {
+        let mut held = stream(&client, &chat(model, "held")).await;
+        assert!(held.frame().await.unwrap().is_some());
+        let status = complete(&client, &chat("mock/chat+frames-2", "moves on")).await.status;
+        mock.release(model);
+        assert!(held.frames().await.unwrap().last().unwrap().is_done());
+        status
+    });
+    script.join().unwrap();
+    (status, mock.totals().requests - 1)
+}
+
+#[test]
+fn a_request_moves_on_from_an_instance_that_closes_its_listener_meanwhile() {
+    if is_here() {
+        assert_eq!(asked_twice(Then::Refuses), (200, 1));
+    }
+}
+
+#[test]
+fn a_request_that_broke_after_it_was_sent_is_not_repeated() {
+    if is_here() {
+        assert_eq!(asked_twice(Then::Breaks), (502, 0));
+    }
 }
