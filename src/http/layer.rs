@@ -6,10 +6,10 @@ use std::rc::Rc;
 use actix_cors::CorsError;
 use actix_web::{
     Error, HttpMessage,
-    body::{self, BoxBody, EitherBody, MessageBody},
+    body::{self, BodySize, BoxBody, EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
-        Method,
+        ConnectionType, Method, Version,
         header::{HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -20,8 +20,8 @@ use super::{desk::Desk, error::ApiError};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, and refuses preflights in our
-/// shape. Whatever else answers does so within.
+/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, sends no chunks to HTTP/1.0, and
+/// refuses preflights in our shape. Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
 /// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
@@ -49,7 +49,19 @@ pub async fn outermost<B: MessageBody + 'static>(
     if let Ok(value) = value {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
+    if response.request().version() < Version::HTTP_11 {
+        unchunk(&mut response);
+    }
     Ok(response)
+}
+
+/// Ends a stream with its connection: HTTP/1.0 knows no chunks (RFC 9112, section 6.1), which actix sends nevertheless.
+fn unchunk<B: MessageBody>(response: &mut ServiceResponse<B>) {
+    if response.response().body().size() == BodySize::Stream {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
 }
 
 /// Says in our shape why a preflight was refused; the layer that lets browsers in says it in plain text.

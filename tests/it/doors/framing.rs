@@ -5,7 +5,7 @@ use std::time::Duration;
 use hne_load::client::{Client, Connection, Request};
 
 use super::{CHAT, TOO_LARGE, TOO_SLOW, WRONG_MEDIA, assert_untouched, holding, refused, row, turned_away, valid};
-use crate::harness::app::{Database, TestApp, run};
+use crate::harness::app::{Database, TestApp, chat, run};
 
 const NO_METHOD: super::Row = row(405, "invalid_request_error", "method_not_allowed");
 
@@ -210,4 +210,34 @@ fn malformed_heads_are_refused_before_anybody_is_asked() {
         }
     });
     assert_untouched(&app);
+}
+
+/// RFC 9112, section 6.1: no transfer coding for whoever speaks 1.0, and RFC 9112, section 6.3: the end is the close's.
+#[test]
+fn a_stream_to_http_1_0_has_no_chunks_and_ends_with_its_connection() {
+    let app = TestApp::start();
+    app.user("ann", "unlimited");
+    let (token, body) = (holding("ann"), chat("mock/chat+frames-2+prompt-3+completion-2", "old").to_string());
+    run(async {
+        for kept in ["", "connection: keep-alive\r\n"] {
+            let mut connection = app.anonymous().connect().await.unwrap();
+            let head = format!("POST /api/hasNotEngine HTTP/1.0\r\nauthorization: Bearer {token}\r\n{kept}");
+            let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+            connection.send_raw(request.as_bytes()).await.unwrap();
+            let mut all = Vec::new();
+            while let Some(more) = Some(connection.read_raw().await.unwrap()).filter(|more| !more.is_empty()) {
+                all.extend_from_slice(&more);
+            }
+            let all = String::from_utf8(all).unwrap();
+            let (head, frames) = all.split_once("\r\n\r\n").unwrap();
+            let head = head.to_ascii_lowercase();
+            assert!(head.starts_with("http/1.0 200 "), "{head}");
+            assert!(!head.contains("transfer-encoding") && !head.contains("keep-alive"), "{head}");
+            let (frames, end) = frames.rsplit_once("\n\n").unwrap();
+            let strange = frames.split("\n\n").find(|frame| !frame.starts_with("data: ") && !frame.starts_with(':'));
+            assert_eq!((strange, end), (None, ""), "{frames}");
+            assert!(frames.ends_with("data: [DONE]"), "{frames}");
+        }
+    });
+    assert_eq!(app.wait_for_postings(2).len(), 2);
 }
