@@ -38,10 +38,10 @@ pub fn logs_requests() -> bool {
     tracing::enabled!(target: "request", tracing::Level::ERROR)
 }
 
-/// Marks a request that writes its own line when it ends: a chat, with what it used.
-pub struct OwnLine;
+/// Marks a request with a record of its own, by which it is logged and counted when it ends: a chat, with what it used.
+pub struct OwnRecord;
 
-/// The span around each request. For those without [`OwnLine`] a line is written with the head of the answer.
+/// The span around each request. For those without [`OwnRecord`] a line is written with the head of the answer.
 pub struct RequestSpan;
 
 impl RootSpanBuilder for RequestSpan {
@@ -54,7 +54,7 @@ impl RootSpanBuilder for RequestSpan {
             Ok(response) => {
                 let request = response.request();
                 let extensions = request.extensions();
-                if extensions.contains::<OwnLine>() {
+                if extensions.contains::<OwnRecord>() {
                     return;
                 }
                 tracing::info!(

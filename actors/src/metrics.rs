@@ -47,7 +47,7 @@ impl NameKind for Version {
 }
 
 families! {
-    /// Requests that are over, by outcome; `refused` were never admitted.
+    /// Chats that are over, by outcome, and whatever else was refused; `refused` were never admitted.
     requests: Children<End, IntCounter> = "hne_requests_total";
     /// Requests that ended in an error, by the code that the client was told.
     errors: Children<ErrorCode, IntCounter> = "hne_errors_total";
@@ -173,6 +173,12 @@ impl Metrics {
         for (stage, took) in Stage::of(&finished.timings) {
             families.stages.time(stage, took);
         }
+    }
+
+    /// Something other than a chat was refused.
+    pub fn refused(&self, code: ErrorCode) {
+        self.families.requests.count(End::Refused);
+        self.families.errors.count(code);
     }
 
     /// A stream began.

@@ -33,7 +33,11 @@ use self::{
     window::{Observation, Tally, Windows},
 };
 pub use self::{report::Report, window::Stage};
-use crate::{domain::Finished, metrics::Metrics, ports::Clock};
+use crate::{
+    domain::{ErrorCode, Finished},
+    metrics::Metrics,
+    ports::Clock,
+};
 
 /// The most observations that wait. At 30,000 requests/s, a thread that isn't scheduled for a quarter of a second.
 const QUEUE: usize = 8192;
@@ -171,6 +175,11 @@ impl StatsHandle {
     /// Takes a finished request down. Never waits; refused and counted when the queue is full.
     pub fn post_request(&self, finished: Finished) {
         self.post(Observation::Request(finished));
+    }
+
+    /// Takes down that something other than a chat was refused. Never waits.
+    pub fn post_refusal(&self, code: ErrorCode) {
+        self.post(Observation::Refusal(code));
     }
 
     /// Takes a call to the store down: how long it took, and whether it had an answer. Never waits.

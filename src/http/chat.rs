@@ -39,7 +39,7 @@ use super::{
     error::ApiError,
     extract::{self, AtDesk},
 };
-use crate::telemetry::OwnLine;
+use crate::telemetry::OwnRecord;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -80,7 +80,7 @@ struct Call {
 
 impl Call {
     async fn answer(&self, mut payload: web::Payload) -> HttpResponse {
-        self.request.extensions_mut().insert(OwnLine);
+        self.request.extensions_mut().insert(OwnRecord);
         let mut outcome = self.desk.outcome(extract::request_id(&self.request));
         let arrived = match arrive(&self.desk, &self.request, &mut payload, self.manner, &mut outcome).await {
             Ok(arrived) => arrived,

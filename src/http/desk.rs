@@ -11,7 +11,7 @@ use std::{
 
 use actors::{
     auth::AuthHandle,
-    domain::RequestId,
+    domain::{ErrorCode, RequestId},
     metrics::Metrics,
     outcome::{Audience, RequestOutcome},
     ports::Clock,
@@ -81,6 +81,12 @@ impl Desk {
     #[must_use]
     pub fn outcome(&self, id: RequestId) -> RequestOutcome {
         RequestOutcome::arrived(id, Arc::clone(&self.clock), Arc::clone(&self.audience))
+    }
+
+    /// Counts a refusal that is in no record: of anything but a chat, or before there was one.
+    pub fn refused(&self, code: ErrorCode) {
+        self.metrics.refused(code);
+        self.stats.post_refusal(code);
     }
 }
 

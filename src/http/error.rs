@@ -196,7 +196,7 @@ impl ApiError {
             response.force_close();
         }
         let mut response = response.body(self.body());
-        // For the log line.
+        // For the log line, and to be counted.
         response.extensions_mut().insert(self.code);
         response
     }

@@ -17,11 +17,12 @@ use actix_web::{
 use actors::domain::{ErrorCode, RequestId};
 
 use super::{desk::Desk, error::ApiError};
+use crate::telemetry::OwnRecord;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, sends no chunks to HTTP/1.0, and
-/// refuses preflights in our shape. Whatever else answers does so within.
+/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, sends no chunks to HTTP/1.0,
+/// refuses preflights in our shape, and counts errors. Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
 /// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
@@ -52,7 +53,20 @@ pub async fn outermost<B: MessageBody + 'static>(
     if response.request().version() < Version::HTTP_11 {
         unchunk(&mut response);
     }
+    if response.status().as_u16() >= 400 {
+        count(&response);
+    }
     Ok(response)
+}
+
+/// Counts an error that is in no record of a request.
+fn count<B>(response: &ServiceResponse<B>) {
+    let request = response.request();
+    let extensions = response.response().extensions();
+    let code: Option<&ErrorCode> = extensions.get().filter(|_| !request.extensions().contains::<OwnRecord>());
+    if let (Some(code), Some(desk)) = (code, request.app_data::<Rc<Desk>>()) {
+        desk.refused(*code);
+    }
 }
 
 /// Ends a stream with its connection: HTTP/1.0 knows no chunks (RFC 9112, section 6.1), which actix sends nevertheless.

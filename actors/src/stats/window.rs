@@ -74,6 +74,8 @@ impl Stage {
 pub(super) enum Observation {
     /// A request is over.
     Request(Finished),
+    /// Something other than a chat was refused.
+    Refusal(ErrorCode),
     /// A call to the store is.
     Database {
         /// How long it took.
@@ -86,7 +88,7 @@ pub(super) enum Observation {
 /// What happened in some time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
-    /// Requests that are over.
+    /// Chats that are over, and whatever else was refused.
     pub(super) requests: u64,
     /// Those that the client got wrong, or was not entitled to (see [`blames_client`]).
     pub(super) refused: u64,
@@ -136,6 +138,7 @@ impl Tally {
     pub(super) fn record(&mut self, observation: &Observation) {
         match observation {
             Observation::Request(finished) => self.count(finished),
+            Observation::Refusal(code) => self.refuse(*code),
             Observation::Database { took, ok } => {
                 self.time(Stage::Database, *took);
                 self.database_failed += u64::from(!ok);
@@ -151,11 +154,23 @@ impl Tally {
         self.slow += u64::from(finished.timings.ttft.is_some_and(|ttft| ttft > SLOW));
         self.posted += u64::from(finished.outcome.is_some());
         self.estimated += u64::from(finished.outcome.is_some() && finished.estimated);
-        if let Some(count) = finished.code.and_then(|code| self.codes.get_mut(code as usize)) {
-            *count += 1;
+        if let Some(code) = finished.code {
+            self.list(code);
         }
         for (stage, took) in Stage::of(&finished.timings) {
             self.time(stage, took);
+        }
+    }
+
+    fn refuse(&mut self, code: ErrorCode) {
+        self.requests += 1;
+        *(if blames_client(code) { &mut self.refused } else { &mut self.failed }) += 1;
+        self.list(code);
+    }
+
+    fn list(&mut self, code: ErrorCode) {
+        if let Some(count) = self.codes.get_mut(code as usize) {
+            *count += 1;
         }
     }
 

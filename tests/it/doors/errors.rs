@@ -312,7 +312,8 @@ fn a_drain_turns_away_in_json_with_cors_and_closes() {
                 assert_eq!(told.response.header("access-control-allow-origin"), Some("*"));
                 let mut ready = client.get("/readyz").await.unwrap();
                 assert_eq!(ready.json().await.unwrap()["status"], "draining");
-                assert_eq!(client.get("/metrics").await.unwrap().status, 200);
+                let metrics = client.get("/metrics").await.unwrap().text().await.unwrap();
+                assert!(metrics.contains("hne_errors_total{code=\"draining\"} 1\n"), "{metrics}");
             });
         });
         app.stop();

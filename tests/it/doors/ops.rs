@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hne_load::client::Request;
 use serde_json::{Value, json};
 
-use super::{post, valid};
+use super::{CHAT, post, valid};
 use crate::harness::{
-    app::{Database, TestApp, run},
+    app::{Database, TestApp, chat, run},
     servers::Postgres,
 };
 
@@ -145,7 +146,7 @@ fn the_report_has_the_promised_shape_and_moves() {
         for _ in 0..3 {
             assert_eq!(client.send(&post(&valid())).await.unwrap().status, 200);
         }
-        let slow = crate::harness::app::chat("mock/chat+frames-1+first-600ms", "slow");
+        let slow = chat("mock/chat+frames-1+first-600ms", "slow");
         assert_eq!(client.send(&post(&slow)).await.unwrap().status, 200);
         let total = |report: &Value| report["performance"]["totalRequests"].as_i64().unwrap();
         let after = report().await;
@@ -163,4 +164,48 @@ fn the_memory_limit_is_reported_as_it_is_configured() {
     let app = TestApp::on(Database::Sqlite).env("HNE__SERVER__MEMORY_LIMIT_MB", "512").start();
     let report: Value = run(async { app.admin().get("/api/admin/performance").await.unwrap().json().await.unwrap() });
     assert_eq!(report["resources"]["memory"]["limit"], 512.0, "{report}");
+}
+
+#[test]
+fn every_error_is_counted_once_whoever_answers() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let (ann, stranger) = (app.client("ann"), app.anonymous());
+    let report = "/api/admin/performance";
+    let preflight = Request::new("OPTIONS", CHAT).header("origin", "https://a.example");
+    let table = [
+        ("not_found", &stranger, Request::get("/nowhere")),
+        ("method_not_allowed", &stranger, Request::new("DELETE", "/v1/models")),
+        ("invalid_api_key", &stranger, Request::new("HEAD", report).header("connection", "close")),
+        ("admin_required", &ann, Request::get(report)),
+        ("model_not_found", &ann, Request::get("/v1/models/none")),
+        ("invalid_value", &stranger, preflight.header("access-control-request-method", "DELETE")),
+        ("invalid_api_key", &stranger, post(&valid())),
+        ("invalid_json", &ann, post(&valid()).body("{")),
+        ("provider_error", &ann, post(&chat("mock/chat+status-400", "fails"))),
+    ];
+    let counted = async || {
+        let text = app.anonymous().get("/metrics").await.unwrap().text().await.unwrap();
+        let samples = samples(&text).into_iter();
+        let of = |name: &str| name.starts_with("hne_errors_total{") || name.starts_with("hne_requests_total{");
+        samples.filter(|(name, value)| of(name) && *value > 0.5).map(|(name, value)| (name, value.round())).collect()
+    };
+    run(async {
+        let mut expected: BTreeMap<String, f64> = counted().await;
+        assert_eq!(expected, BTreeMap::new());
+        for (code, client, request) in &table {
+            client.send(request).await.unwrap().bytes().await.unwrap();
+            let outcome = if *code == "provider_error" { "provider_error" } else { "refused" };
+            *expected.entry(format!("hne_errors_total{{code=\"{code}\"}}")).or_default() += 1.0;
+            *expected.entry(format!("hne_requests_total{{outcome=\"{outcome}\"}}")).or_default() += 1.0;
+            assert_eq!(counted().await, expected, "{request:?}");
+        }
+        let seen: Value = app.admin().get(report).await.unwrap().json().await.unwrap();
+        assert_eq!(seen["errors"]["byCode"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 9);
+        assert_eq!(
+            (&seen["performance"]["totalRequests"], &seen["errors"]["byCode"]["invalid_api_key"]),
+            (&json!(9), &json!(2))
+        );
+        // Of these only the provider's failure is no client's fault.
+        assert_eq!((&seen["errors"]["total"]["count"], &seen["errors"]["total"]["rate"]), (&json!(1), &json!(1.0)));
+    });
 }

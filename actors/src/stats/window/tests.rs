@@ -72,19 +72,23 @@ fn clients_mistakes_are_listed_but_are_no_errors() {
         request(Some(Outcome::Deadline), Some(ErrorCode::ProviderTimeout)),
         request(Some(Outcome::ProviderError), Some(ErrorCode::ProviderTimeout)),
         request(Some(Outcome::Shutdown), None),
+        Observation::Refusal(ErrorCode::NotFound),
+        Observation::Refusal(ErrorCode::Draining),
     ] {
         tally.record(&observation);
     }
-    assert_eq!((tally.requests, tally.refused, tally.failed, tally.timeouts, tally.posted), (10, 3, 4, 2, 6));
+    assert_eq!((tally.requests, tally.refused, tally.failed, tally.timeouts, tally.posted), (12, 4, 5, 2, 6));
     let codes: Vec<_> = tally.by_code().map(|(code, count)| (code.as_str(), count)).collect();
     assert_eq!(
         codes,
         [
             ("invalid_api_key", 1),
+            ("not_found", 1),
             ("request_timeout", 1),
             ("rate_limit_exceeded", 1),
             ("insufficient_quota", 1),
             ("overloaded", 1),
+            ("draining", 1),
             ("provider_timeout", 2),
         ]
     );
