@@ -27,6 +27,10 @@ pub struct ApiError {
 /// Tells SDKs that another try is of no use.
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
+/// What a request is told that doesn't fit, though others would: one above the limit will never fit.
+const MORE_THAN_REMAINS: &str =
+    "This request needs more than what remains of your quota; shorten it, or wait until the quota resets.";
+
 /// The table of API.md: status, type, message.
 const fn row(code: ErrorCode) -> (u16, &'static str, &'static str) {
     match code {
@@ -101,7 +105,7 @@ impl ApiError {
         Self { param: Some(param), ..self }
     }
 
-    /// Makes the 429 of a plan that is used up.
+    /// Makes the 429 of a plan that is used up, or of which less is left than a request needs.
     #[must_use]
     pub fn shortage(shortage: &Shortage, catalog: &Catalog) -> Self {
         let Shortage { class, dimension, figure, window } = shortage;
@@ -117,6 +121,9 @@ impl ApiError {
             ("resets_at", json!(window.end().to_rfc3339())),
         ] {
             error.more.insert(key.into(), value);
+        }
+        if figure.remaining().is_some_and(|left| left > 0) {
+            error.message = MORE_THAN_REMAINS.to_owned();
         }
         error
     }

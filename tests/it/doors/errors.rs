@@ -204,9 +204,26 @@ fn a_quota_that_is_used_up_is_told_in_figures() {
         assert_eq!(error["used"].as_i64().unwrap() + error["reserved"].as_i64().unwrap(), 1);
         assert_eq!([&error["class"], &error["window"]], [&json!("basic"), &json!("month")]);
         assert!(error["resets_at"].as_str().unwrap().ends_with("-01T00:00:00Z"), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("is used up"), "{error}");
     });
     assert_eq!(app.wait_for_postings(1).len(), 1);
     assert_eq!(app.mock.totals().requests, 1);
+}
+
+#[test]
+fn a_prompt_above_what_remains_is_told_to_be_shorter() {
+    let app = TestApp::start();
+    app.cli(&["plan", "set", "short", "basic", "--window", "day", "--tokens", "1000"]);
+    app.user("ann", "short");
+    settle(&app);
+    let client = app.anonymous().bearer(&holding("ann"));
+    run(async {
+        let told = turned_away(&client, &post(&chat("mock/chat", &"a".repeat(10_000))), QUOTA, "a long prompt").await;
+        assert_eq!([&told.error["limit"], &told.error["remaining"]], [&json!(1_000), &json!(1_000)]);
+        let message = told.error["message"].as_str().unwrap();
+        assert!(message.contains("more than what remains") && message.contains("shorten"), "{message}");
+    });
+    assert_untouched(&app);
 }
 
 #[test]
