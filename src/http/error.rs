@@ -57,7 +57,7 @@ const fn row(code: ErrorCode) -> (u16, &'static str, &'static str) {
         ErrorCode::IdempotencyMismatch => {
             (422, "invalid_request_error", "This Idempotency-Key is in use with another body; take a new key.")
         }
-        ErrorCode::RateLimitExceeded => (429, "rate_limit_error", "Too many requests; wait as `Retry-After` says."),
+        ErrorCode::RateLimitExceeded => (429, "rate_limit_error", "Too many requests; wait for `retry_after` seconds."),
         ErrorCode::InsufficientQuota => {
             (429, "insufficient_quota", "The quota of your plan is used up; wait until it resets.")
         }
@@ -65,17 +65,17 @@ const fn row(code: ErrorCode) -> (u16, &'static str, &'static str) {
             (502, "provider_error", "The model's provider failed; try again or take another model.")
         }
         ErrorCode::ProviderOverloaded => {
-            (503, "provider_error", "The model's provider is overloaded; wait as `Retry-After` says.")
+            (503, "provider_error", "The model's provider is overloaded; wait for `retry_after` seconds.")
         }
         ErrorCode::Overloaded => {
-            (503, "server_error", "Too many requests are running here; wait as `Retry-After` says.")
+            (503, "server_error", "Too many requests are running here; wait for `retry_after` seconds.")
         }
         ErrorCode::Draining => (503, "server_error", "This instance is shutting down; try again at once."),
         ErrorCode::QuotaUnavailable => {
-            (503, "server_error", "The quota can't be verified now; wait as `Retry-After` says.")
+            (503, "server_error", "The quota can't be verified now; wait for `retry_after` seconds.")
         }
         ErrorCode::LedgerUnavailable => {
-            (503, "server_error", "Usage can't be recorded now; wait as `Retry-After` says.")
+            (503, "server_error", "Usage can't be recorded now; wait for `retry_after` seconds.")
         }
         ErrorCode::ProviderTimeout => (504, "server_error", "The model's provider was too slow; try again."),
         ErrorCode::InternalError => {
@@ -170,6 +170,10 @@ impl ApiError {
     fn body(&self) -> String {
         let (_, kind, _) = row(self.code);
         let mut error = self.more.clone();
+        // Also as a member: a frame has no header.
+        if let Some(seconds) = self.retry_after {
+            error.insert("retry_after".into(), seconds.into());
+        }
         error.insert("message".into(), self.message.as_str().into());
         error.insert("type".into(), kind.into());
         error.insert("param".into(), self.param.into());

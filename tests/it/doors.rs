@@ -84,6 +84,8 @@ pub(crate) async fn refused(mut response: Response, row: Row, what: &str) -> Ref
     let waits = matches!(row.status, 503) || row.code == "rate_limit_exceeded";
     let wait = response.header("retry-after").map(|wait| wait.parse::<u32>().unwrap() >= 1);
     assert_eq!(wait, waits.then_some(true), "{what}: {:?}", response.headers);
+    let said = error.get("retry_after").map(Value::to_string);
+    assert_eq!(said.as_deref(), response.header("retry-after"), "{what}: {text}");
     Refused { response, error }
 }
 

@@ -113,11 +113,18 @@ fn a_failure_after_the_commit_is_an_error_frame() {
         assert!(frames.first().unwrap().is_comment());
         assert_eq!(last_error(&frames), "provider_error");
         assert_eq!(frames.last().unwrap().error().unwrap()["provider_status"], 500);
+        // There is no header any more to say it.
+        let limited = chat("mock/chat+first-300ms+status-429+retry-after-7", "late");
+        let frames = stream(&caller(&app, "late"), &limited).await.frames().await.unwrap();
+        assert_eq!(last_error(&frames), "provider_overloaded");
+        let error = frames.last().unwrap().error().unwrap();
+        assert_eq!(error["retry_after"], 7, "{error}");
+        assert!(error["message"].as_str().unwrap().contains("`retry_after`"), "{error}");
         let mut body = body.clone();
         body["stream"] = true.into();
         assert_eq!(complete(&caller(&app, "late"), &body).await.status, 502, "SDKs go by the status");
     });
-    assert_eq!(charges(&app.wait_for_postings(2), "late"), [Charge::nothing("provider_error"); 2]);
+    assert_eq!(charges(&app.wait_for_postings(3), "late"), [Charge::nothing("provider_error"); 3]);
 }
 
 #[test]
