@@ -11,5 +11,5 @@ use super::{
 /// `GET /api/admin/performance`.
 pub(super) async fn performance(_: Admin, desk: AtDesk) -> Result<HttpResponse, ApiError> {
     let report = desk.0.stats.ask_report().await.map_err(|_stopping| ApiError::new(ErrorCode::InternalError))?;
-    Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(report))
+    Ok(HttpResponse::Ok().json(report))
 }

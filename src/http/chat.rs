@@ -18,7 +18,7 @@ use std::{
 use actix_web::{
     HttpMessage, HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
-    http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
+    http::header::{CONTENT_TYPE, HeaderName, HeaderValue},
     web,
 };
 use actors::{
@@ -43,7 +43,6 @@ use crate::telemetry::OwnRecord;
 
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const NO: HeaderValue = HeaderValue::from_static("no");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -208,13 +207,11 @@ where
         }
         Head::Answer(answer) => {
             body.finish(None);
-            let mut response = HttpResponse::Ok();
-            response.insert_header((CACHE_CONTROL, NO_STORE)).insert_header((CONTENT_TYPE, JSON)).body(answer.clone())
+            HttpResponse::Ok().insert_header((CONTENT_TYPE, JSON)).body(answer.clone())
         }
         Head::Stream => {
             let mut response = HttpResponse::Ok();
-            response.insert_header((CACHE_CONTROL, NO_STORE)).insert_header((CONTENT_TYPE, EVENTS));
-            response.insert_header((X_ACCEL_BUFFERING, NO)).body(body)
+            response.insert_header((CONTENT_TYPE, EVENTS)).insert_header((X_ACCEL_BUFFERING, NO)).body(body)
         }
     };
     let headers = response.headers_mut();

@@ -193,7 +193,7 @@ impl ApiError {
         let (status, ..) = row(self.code);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = HttpResponse::build(status);
-        response.content_type("application/json").insert_header(("cache-control", "no-store"));
+        response.content_type("application/json");
         if status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }

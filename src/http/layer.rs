@@ -10,7 +10,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         ConnectionType, Method, Version,
-        header::{HeaderName, HeaderValue},
+        header::{CACHE_CONTROL, HeaderName, HeaderValue},
     },
     middleware::Next,
 };
@@ -19,10 +19,11 @@ use actors::domain::{ErrorCode, RequestId};
 use super::{desk::Desk, error::ApiError};
 use crate::telemetry::OwnRecord;
 
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Echoes a sane `x-request-id`, or makes one, leaves out the body of what answers HEAD, sends no chunks to HTTP/1.0,
-/// refuses preflights in our shape, and counts errors. Whatever else answers does so within.
+/// Echoes a sane `x-request-id`, or makes one, lets nothing be kept by caches, leaves out the body of what answers HEAD,
+/// sends no chunks to HTTP/1.0, refuses preflights in our shape, and counts errors. Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
 /// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
@@ -47,8 +48,10 @@ pub async fn outermost<B: MessageBody + 'static>(
     } else {
         response.map_into_left_body()
     };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, NO_STORE);
     if let Ok(value) = value {
-        response.headers_mut().insert(X_REQUEST_ID, value);
+        headers.insert(X_REQUEST_ID, value);
     }
     if response.request().version() < Version::HTTP_11 {
         unchunk(&mut response);

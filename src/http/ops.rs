@@ -24,9 +24,7 @@ pub(super) async fn ready(desk: AtDesk) -> HttpResponse {
         (.., true) => "ready",
         _ => "not ready",
     };
-    HttpResponse::build(status)
-        .insert_header(("cache-control", "no-store"))
-        .json(json!({"status": state, "dependencies": dependencies}))
+    HttpResponse::build(status).json(json!({"status": state, "dependencies": dependencies}))
 }
 
 /// `GET /metrics`: Prometheus's text format.

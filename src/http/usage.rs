@@ -26,7 +26,7 @@ pub(super) async fn show(Authenticated(caller): Authenticated, desk: AtDesk) -> 
     let usage = usage.map_err(|error| ApiError::of_quota(error, &catalog))?;
     let class =
         |ClassUsage { line, account }: &ClassUsage| class_json(catalog.class_name(line.class), account, &line.limits);
-    Ok(HttpResponse::Ok().insert_header(("cache-control", "no-store")).json(json!({
+    Ok(HttpResponse::Ok().json(json!({
         "user": caller.id,
         "plan": plan.map(|plan| Arc::clone(&plan.name)),
         "classes": usage.iter().map(class).collect::<Vec<_>>(),

@@ -148,7 +148,7 @@ fn head_is_get_without_the_body() {
             let client = if path.contains("admin") { &admin } else { &ann };
             let mut whole = client.get(path).await.unwrap();
             whole.bytes().await.unwrap();
-            assert_eq!(whole.status, status, "{path}");
+            assert_eq!((whole.status, whole.header("cache-control")), (status, Some("no-store")), "{path}");
             let head = head_of(client, path).await;
             assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
             for (name, value) in
