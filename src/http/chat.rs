@@ -83,7 +83,7 @@ impl Call {
         let mut outcome = self.desk.outcome(extract::request_id(&self.request));
         let arrived = match arrive(&self.desk, &self.request, &mut payload, self.manner, &mut outcome).await {
             Ok(arrived) => arrived,
-            Err(error) => return refused(&error, outcome).await,
+            Err(error) => return self.refused(&error, outcome).await,
         };
         match &arrived.repeatable {
             None => self.alone(arrived, outcome).await,
@@ -99,7 +99,7 @@ impl Call {
     async fn alone(&self, arrived: Arrived, mut outcome: RequestOutcome) -> HttpResponse {
         let admitted = match admit(&self.desk, &arrived, &mut outcome).await {
             Ok(admitted) => admitted,
-            Err(error) => return refused(&error, outcome).await,
+            Err(error) => return self.refused(&error, outcome).await,
         };
         let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
         let mut timings = outcome.timings;
@@ -130,10 +130,10 @@ impl Call {
                     }
                 }
                 Entered::Mismatch => {
-                    return refused(&ApiError::new(ErrorCode::IdempotencyMismatch), outcome).await;
+                    return self.refused(&ApiError::new(ErrorCode::IdempotencyMismatch), outcome).await;
                 }
-                Entered::TooLate => return refused(&ApiError::new(ErrorCode::Overloaded), outcome).await,
-                Entered::TooMany => return refused(&ApiError::of_rate(1), outcome).await,
+                Entered::TooLate => return self.refused(&ApiError::new(ErrorCode::Overloaded), outcome).await,
+                Entered::TooMany => return self.refused(&ApiError::of_rate(1), outcome).await,
             }
         }
     }
@@ -143,7 +143,7 @@ impl Call {
             Ok(admitted) => admitted,
             Err(error) => {
                 drop(place);
-                return refused(&error, outcome).await;
+                return self.refused(&error, outcome).await;
             }
         };
         let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
@@ -156,6 +156,23 @@ impl Call {
             }
             None => ApiError::new(ErrorCode::InternalError).response(),
         }
+    }
+
+    /// Answers a request that isn't admitted.
+    async fn refused(&self, error: &ApiError, outcome: RequestOutcome) -> HttpResponse {
+        // A body that came with its head is taken in meanwhile; unread, actix would close the connection for it.
+        tokio::task::yield_now().await;
+        let timing = server_timing(&outcome.timings);
+        outcome.refuse(error.code());
+        let mut response = error.response();
+        let headers = response.headers_mut();
+        if let Some(shortage) = error.shortage() {
+            for (name, value) in LimitHeaders::of_shortage(shortage, self.desk.clock.wall()).pairs() {
+                headers.insert(name, value);
+            }
+        }
+        headers.insert(SERVER_TIMING, timing);
+        response
     }
 
     fn commit_after(&self, arrived: &Arrived) -> Option<Duration> {
@@ -181,17 +198,6 @@ impl Call {
         let ticket = Ticket::new(outcome, promise, model, body.message_bytes());
         UpstreamStream::open(&self.desk.kit, ticket, job)
     }
-}
-
-/// Answers a request that isn't admitted.
-async fn refused(error: &ApiError, outcome: RequestOutcome) -> HttpResponse {
-    // A body that came with its head is taken in meanwhile; unread, actix would close the connection for it.
-    tokio::task::yield_now().await;
-    let timing = server_timing(&outcome.timings);
-    outcome.refuse(error.code());
-    let mut response = error.response();
-    response.headers_mut().insert(SERVER_TIMING, timing);
-    response
 }
 
 /// Begins an answer.

@@ -22,6 +22,7 @@ pub struct ApiError {
     param: Option<&'static str>,
     retry_after: Option<u64>,
     more: Map<String, Value>,
+    shortage: Option<Box<Shortage>>,
 }
 
 /// Tells SDKs that another try is of no use.
@@ -90,7 +91,7 @@ impl ApiError {
     pub fn new(code: ErrorCode) -> Self {
         let (status, _, message) = row(code);
         let retry_after = (status == 503).then_some(1);
-        Self { code, message: message.to_owned(), param: None, retry_after, more: Map::new() }
+        Self { code, message: message.to_owned(), param: None, retry_after, more: Map::new(), shortage: None }
     }
 
     /// Makes a 400 about a field.
@@ -107,9 +108,10 @@ impl ApiError {
 
     /// Makes the 429 of a plan that is used up, or of which less is left than a request needs.
     #[must_use]
-    pub fn shortage(shortage: &Shortage, catalog: &Catalog) -> Self {
+    pub fn of_shortage(shortage: &Shortage, catalog: &Catalog) -> Self {
         let Shortage { class, dimension, figure, window } = shortage;
-        let mut error = Self::new(ErrorCode::InsufficientQuota);
+        let shortage = Some(Box::new(*shortage));
+        let mut error = Self { shortage, ..Self::new(ErrorCode::InsufficientQuota) };
         for (key, value) in [
             ("metric", json!(dimension.as_str())),
             ("limit", json!(figure.limit)),
@@ -139,7 +141,7 @@ impl ApiError {
     pub fn of_quota(error: QuotaError, catalog: &Catalog) -> Self {
         match error {
             QuotaError::RateLimited { retry_after } => Self::of_rate(retry_after),
-            QuotaError::Exhausted(shortage) => Self::shortage(&shortage, catalog),
+            QuotaError::Exhausted(shortage) => Self::of_shortage(&shortage, catalog),
             QuotaError::Unavailable => Self::new(ErrorCode::QuotaUnavailable),
             QuotaError::BooksFull => Self::new(ErrorCode::LedgerUnavailable),
         }
@@ -149,7 +151,7 @@ impl ApiError {
     #[must_use]
     pub fn of_failure(failure: &Failure, catalog: &Catalog) -> Self {
         if let Some(shortage) = &failure.shortage {
-            return Self::shortage(shortage, catalog);
+            return Self::of_shortage(shortage, catalog);
         }
         let mut error = Self::new(failure.code);
         if let Some(status) = failure.provider_status {
@@ -165,6 +167,12 @@ impl ApiError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         self.code
+    }
+
+    /// Returns the ceiling that was met, if one was.
+    #[must_use]
+    pub fn shortage(&self) -> Option<&Shortage> {
+        self.shortage.as_deref()
     }
 
     fn body(&self) -> String {

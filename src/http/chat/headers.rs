@@ -7,8 +7,8 @@ use actix_web::{
     http::header::{HeaderName, HeaderValue},
 };
 use actors::{
-    domain::Timings,
-    quota::{Figure, Standing},
+    domain::{Timestamp, Timings},
+    quota::{Dimension, Figure, Shortage, Standing},
 };
 use bytes::Bytes;
 
@@ -36,6 +36,13 @@ impl LimitHeaders {
         let Some(standing) = standing else { return Self([None, None]) };
         let limited = |figure: Figure| figure.limit.map(|_| (figure, standing.resets_in));
         Self([limited(standing.requests), limited(standing.tokens)])
+    }
+
+    /// Says where the ceiling stands that a request met; nobody has looked at the other one.
+    pub(super) fn of_shortage(shortage: &Shortage, now: Timestamp) -> Self {
+        let &Shortage { dimension, figure, window, .. } = shortage;
+        let met = |of| (dimension == of).then(|| (figure, window.end().since(now)));
+        Self([met(Dimension::Requests), met(Dimension::Tokens)])
     }
 
     pub(super) fn pairs(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {

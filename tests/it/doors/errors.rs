@@ -4,8 +4,8 @@ use hne_load::client::Request;
 use serde_json::{Value, json};
 
 use super::{
-    BAD_JSON, CHAT, EXPIRED, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Row, about, assert_untouched, holding, post,
-    refused, row, settle, turned_away, until, valid,
+    BAD_JSON, CHAT, EXPIRED, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Refused, Row, about, assert_untouched,
+    holding, post, refused, row, settle, turned_away, until, valid,
 };
 use crate::harness::{
     app::{Database, PROVIDER_KEY, SECRET, TestApp, chat, complete, now, run, token},
@@ -187,6 +187,13 @@ fn an_idempotency_key_in_use_is_of_one_body() {
     assert_eq!(app.mock.totals().requests, 1);
 }
 
+/// What the headers of a refusal say of a ceiling: the limit, and what remains; there must be a time until it resets.
+fn limit_headers<'a>(told: &'a Refused, metric: &str) -> Option<(&'a str, &'a str)> {
+    let of = |what: &str| told.response.header(&format!("x-ratelimit-{what}-{metric}"));
+    assert_eq!(of("reset").map(|time| time.ends_with('s')), of("limit").map(|_| true), "{metric}");
+    of("limit").zip(of("remaining"))
+}
+
 #[test]
 fn a_quota_that_is_used_up_is_told_in_figures() {
     let app = TestApp::start();
@@ -199,6 +206,8 @@ fn a_quota_that_is_used_up_is_told_in_figures() {
         assert_eq!(response.header("x-ratelimit-remaining-requests"), Some("0"));
         let told = turned_away(&client, &post(&valid()), QUOTA, "the quota").await;
         assert_eq!(told.response.header("x-should-retry"), Some("false"));
+        assert_eq!(limit_headers(&told, "requests"), Some(("1", "0")));
+        assert_eq!(limit_headers(&told, "tokens"), None, "unlimited");
         let error = &told.error;
         assert_eq!([&error["limit"], &error["remaining"]], [&json!(1), &json!(0)]);
         assert_eq!(error["used"].as_i64().unwrap() + error["reserved"].as_i64().unwrap(), 1);
@@ -222,6 +231,8 @@ fn a_prompt_above_what_remains_is_told_to_be_shorter() {
         assert_eq!([&told.error["limit"], &told.error["remaining"]], [&json!(1_000), &json!(1_000)]);
         let message = told.error["message"].as_str().unwrap();
         assert!(message.contains("more than what remains") && message.contains("shorten"), "{message}");
+        assert_eq!(limit_headers(&told, "tokens"), Some(("1000", "1000")));
+        assert_eq!(limit_headers(&told, "requests"), None, "unlimited");
     });
     assert_untouched(&app);
 }
