@@ -52,12 +52,13 @@ fn proxy(world: &World, instances: &[u16]) -> Proxy {
     let certificate = Certificate::new();
     std::fs::copy(certificate.file(), folder.join("tls/fullchain.pem")).unwrap();
     std::fs::copy(certificate.key(), folder.join("tls/privkey.pem")).unwrap();
-    let servers: Vec<_> =
-        instances.iter().map(|port| format!("server 127.0.0.1:{port} max_fails=1 fail_timeout=2s;")).collect();
+    let shipped = ["server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", "server 127.0.0.1:3000 max_fails=0;"];
+    let of = |line: &str| instances.iter().map(|port| line.replace("3000", &port.to_string())).collect::<String>();
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let mut config = SHIPPED.to_owned();
     for (from, to) in [
-        ("server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", servers.join(" ")),
+        (shipped[0], of(shipped[0])),
+        (shipped[1], of(shipped[1])),
         ("listen 443 ssl http2;", format!("listen 127.0.0.1:{tls} ssl http2;")),
         ("listen [::]:443 ssl http2;", format!("listen 127.0.0.1:{port};")),
         ("listen 80;", format!("listen 127.0.0.1:{plain};")),
@@ -286,27 +287,18 @@ fn stopping(then: Then) -> (u16, JoinHandle<()>) {
     (port, thread::spawn(script))
 }
 
-/// Sends a request that is answered 503 by an instance that stops, which nginx asks once more before the other one: it
-/// has fewer connections. Returns the status that the client sees, and how many requests the other one's provider.
+/// Sends a request that is answered 503 by an instance that stops, which nginx asks once more before the other one: each
+/// pass begins with the first. Returns the status that the client sees, and how many requests the other one's provider.
 fn asked_twice(then: Then) -> (u16, u64) {
     let mock = MockProvider::start(Options::default()).unwrap();
     let world = World::on(Database::Sqlite).asking(&mock);
     let service = world.serve();
     let (stops, script) = stopping(then);
-    // The first request goes to the first one.
-    let nginx = proxy(&world, &[service.address.port(), stops]);
+    let nginx = proxy(&world, &[stops, service.address.port()]);
     let client = bearer(&world, nginx.client.clone());
-    let model = "mock/held+frames-2+hold-after-1";
-    let status = run(async {
-        let mut held = stream(&client, &chat(model, "held")).await;
-        assert!(held.frame().await.unwrap().is_some());
-        let status = complete(&client, &chat("mock/chat+frames-2", "moves on")).await.status;
-        mock.release(model);
-        assert!(held.frames().await.unwrap().last().unwrap().is_done());
-        status
-    });
+    let status = run(async { complete(&client, &chat("mock/chat+frames-2", "moves on")).await.status });
     script.join().unwrap();
-    (status, mock.totals().requests - 1)
+    (status, mock.totals().requests)
 }
 
 #[test]
@@ -321,4 +313,25 @@ fn a_request_that_broke_after_it_was_sent_is_not_repeated() {
     if is_here() {
         assert_eq!(asked_twice(Then::Breaks), (502, 0));
     }
+}
+
+#[test]
+fn what_is_refused_everywhere_takes_no_instance_away_from_others() {
+    if !is_here() {
+        return;
+    }
+    let mock = MockProvider::start(Options::default()).unwrap();
+    let one = World::on(Database::Sqlite).asking(&mock).env("JWT_SECRET", SECRET);
+    let other = World::on(Database::Sqlite).asking(&mock).env("JWT_SECRET", SECRET);
+    let (first, second) = (one.serve(), other.serve());
+    let nginx = proxy(&one, &[first.address.port(), second.address.port()]);
+    let client = bearer(&one, nginx.client.clone());
+    run(async {
+        for round in 0..4 {
+            let mut refused = complete(&client, &chat("mock/chat+status-429+retry-after-7", "busy")).await;
+            assert_eq!((refused.status, refused.header("retry-after")), (503, Some("7")), "{round}");
+            assert_eq!(refused.json().await.unwrap()["error"]["code"], "provider_overloaded");
+            assert_eq!(complete(&client, &chat("mock/chat+frames-2", "served")).await.status, 200, "{round}");
+        }
+    });
 }
