@@ -151,13 +151,16 @@ impl Tally {
         self.refused += u64::from(finished.outcome.is_none() && finished.code.is_some_and(blames_client));
         self.failed += u64::from(is_failure(finished));
         self.timeouts += u64::from(is_timeout(finished));
-        self.slow += u64::from(finished.timings.ttft.is_some_and(|ttft| ttft > SLOW));
+        // Whoever waited for long and left had no first frame for that long, at least.
+        let left = finished.outcome == Some(Outcome::ClientGone) && finished.timings.ttft.is_none();
+        let waited = Some(finished.timings.total).filter(|waited| left && *waited > SLOW);
+        self.slow += u64::from(finished.timings.ttft.or(waited).is_some_and(|ttft| ttft > SLOW));
         self.posted += u64::from(finished.outcome.is_some());
         self.estimated += u64::from(finished.outcome.is_some() && finished.estimated);
         if let Some(code) = finished.code {
             self.list(code);
         }
-        for (stage, took) in Stage::of(&finished.timings) {
+        for (stage, took) in Stage::of(&finished.timings).chain(waited.map(|waited| (Stage::Ttft, waited))) {
             self.time(stage, took);
         }
     }

@@ -105,3 +105,27 @@ fn an_answer_is_slow_above_half_a_second() {
     }
     assert_eq!((tally.slow, tally.estimated, tally.stage(Stage::Ttft).summary().count), (2, 4, 4));
 }
+
+#[test]
+fn who_waits_for_long_and_leaves_has_waited_for_the_first_frame() {
+    let mut tally = Tally::default();
+    let left = |total| Finished {
+        outcome: Some(Outcome::ClientGone),
+        code: None,
+        joined: false,
+        estimated: false,
+        timings: Timings { total, ..NO_TIME },
+    };
+    // Who leaves at once says nothing of the provider, nor does who has seen a frame.
+    let seen = Timings { ttft: Some(Duration::from_millis(40)), total: Duration::from_secs(9), ..NO_TIME };
+    for finished in [
+        left(Duration::from_secs(2)),
+        left(Duration::from_millis(3)),
+        Finished { timings: seen, ..left(Duration::ZERO) },
+    ] {
+        tally.record(&Observation::Request(finished));
+    }
+    let ttft = tally.stage(Stage::Ttft).summary();
+    assert_eq!((tally.slow, tally.failed, ttft.count), (1, 0, 2));
+    assert!(ttft.max >= Duration::from_secs(2));
+}
