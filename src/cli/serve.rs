@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use actix_rt::System;
 use actors::{
     domain::{Model, Role, UserId},
-    ledger::Recovered,
     ports::CatalogSource,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,13 +31,14 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             () = stop.wanted() => return Ok(()),
         };
         let server = actix_rt::spawn(server);
-        let recovered = tokio::select! {
-            recovered = service.recover() => recovered,
-            () = stop.wanted() => Ok(Recovered::default()),
+        let serves = tokio::select! {
+            recovered = service.recover() => recovered.map(|_| true),
+            // What isn't recovered by then waits in the data folder for the next start.
+            () = stop.wanted() => Ok(false),
         };
-        if let Err(error) = recovered {
+        if !matches!(serves, Ok(true)) {
             service.stop().await;
-            return Err(error.into());
+            return Ok(serves.map(drop)?);
         }
         tracing::info!(address = %service.address(), "serving");
         if service.config().is_simulated() {

@@ -6,6 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use hne_load::client::Client;
 use serde_json::{Value, json};
 
 use super::{
@@ -133,8 +134,8 @@ impl Drop for RowsLocked {
     }
 }
 
-#[test]
-fn nothing_is_served_before_what_a_crash_has_left_is_in_the_books() {
+/// Makes a world where a crash has left a posting, and a client of where it serves.
+fn crashed() -> (World, Client) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let world =
         World::on(Database::Postgres).env("HNE__LEDGER__FLUSH_INTERVAL", "1m").env("LISTEN", address.to_string());
@@ -142,29 +143,55 @@ fn nothing_is_served_before_what_a_crash_has_left_is_in_the_books() {
     let client = service.client(&world, "ann");
     assert_eq!(run(async { complete(&client, &chat("sim/basic", "hello")).await.status }), 200);
     service.process.signal("KILL");
-    drop(service);
+    (world, client)
+}
+
+/// Waits until it listens, and returns what it says of its readiness.
+async fn readiness(client: &Client) -> (u16, Value) {
+    loop {
+        match client.get("/readyz").await {
+            Ok(mut response) => break (response.status, response.json().await.unwrap()["status"].take()),
+            Err(_not_listening_yet) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+#[test]
+fn nothing_is_served_before_what_a_crash_has_left_is_in_the_books() {
+    let (world, client) = crashed();
     let locked = RowsLocked::take(&world.database_url());
     let process = world.spawn(&["serve"]);
     run(async {
-        let ready = async || loop {
-            match client.get("/readyz").await {
-                Ok(mut response) => break (response.status, response.json().await.unwrap()["status"].take()),
-                Err(_not_listening_yet) => tokio::task::yield_now().await,
-            }
-        };
-        assert_eq!(ready().await, (503, json!("recovering")));
+        assert_eq!(readiness(&client).await, (503, json!("recovering")));
         let mut refused = complete(&client, &chat("sim/basic", "hello")).await;
         assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
         assert_eq!(refused.json().await.unwrap()["error"]["code"], "ledger_unavailable");
         assert_eq!(client.get("/healthz").await.unwrap().status, 200);
         drop(locked);
-        while ready().await.0 != 200 {}
+        while readiness(&client).await.0 != 200 {}
         assert_eq!(complete(&client, &chat("sim/basic", "hello")).await.status, 200);
     });
     process.signal("TERM");
     assert_eq!(process.finish().code, 0);
     let proof = world.json(&["ledger", "verify"]);
     assert_eq!((&proof["postings"], &proof["drift"]), (&json!(2), &json!(0)));
+}
+
+#[test]
+fn a_signal_ends_it_while_what_a_crash_has_left_is_recovered() {
+    let (mut world, client) = crashed();
+    world.set("HNE__SHUTDOWN__FLUSH_TIMEOUT", "100ms");
+    let locked = RowsLocked::take(&world.database_url());
+    let process = world.spawn(&["serve"]);
+    assert_eq!(run(readiness(&client)), (503, json!("recovering")));
+    process.signal("TERM");
+    let done = process.finish();
+    assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
+    assert!(!done.stderr.contains("serving address="), "{done:?}");
+    drop(locked);
+    assert_eq!(world.serve().stop("TERM").0.code, 0);
+    let proof = world.json(&["ledger", "verify"]);
+    assert_eq!((&proof["postings"], &proof["drift"]), (&json!(1), &json!(0)));
 }
 
 #[test]
