@@ -2,17 +2,16 @@
 //!
 //! Up: data folder, connections' thread, database, Redis, report and metrics, registry, accounts and ledger, verifier,
 //! listener, workers, and then what a crash has left ([`Gateway::recover`]). Down: no new requests, listener closed,
-//! streams get their grace, then an error frame, ledger flushed and its journals closed, leases returned, connections
-//! closed.
+//! streams get their grace, then an error frame, who doesn't read is cut off, ledger flushed and its journals closed,
+//! leases returned, connections closed.
 
 mod engine;
 mod folder;
 mod listener;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_rt::Arbiter;
-use actix_web::dev::{Server, ServerHandle};
 use actors::{
     auth,
     ledger::{LedgerHandle, Owner, Recovered, RecoveryError},
@@ -20,10 +19,13 @@ use actors::{
     ports::{Clock, Directory, LedgerStore, SharedCache, StoreError, TokenVerifier},
     repeats::Repeats,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use uuid::Uuid;
 
-use self::engine::{Engine, audience};
+use self::{
+    engine::{Engine, audience},
+    listener::Listening,
+};
 use crate::{
     cache,
     clock::StoreClock,
@@ -87,7 +89,7 @@ pub struct Gateway {
     address: SocketAddr,
     config: Arc<Config>,
     store: Store,
-    server: ServerHandle,
+    server: Listening,
     gate: Arc<Gate>,
     slots: Arc<Slots>,
     repeats: Arc<Repeats>,
@@ -111,7 +113,7 @@ impl Gateway {
     ///
     /// # Errors
     /// [`BootError`]: nothing runs then, and no port is bound.
-    pub async fn start(config: Config) -> Result<(Self, Server), BootError> {
+    pub async fn start(config: Config) -> Result<(Self, impl Future<Output = io::Result<()>>), BootError> {
         install_crypto();
         let folder = DataFolder::claim(&config.data_dir)?;
         let io = IoThread::start()?;
@@ -165,12 +167,12 @@ impl Gateway {
             settings: Arc::new(settings(&config)),
             config: Arc::clone(&config),
         };
-        let server = listener::serve(shared, listener)?;
+        let (server, running) = listener::serve(shared, listener)?;
         let service = Self {
             address,
             config,
             store,
-            server: server.handle(),
+            server,
             gate,
             slots,
             repeats,
@@ -181,7 +183,7 @@ impl Gateway {
             _database: database,
             _folder: folder,
         };
-        Ok((service, server))
+        Ok((service, running))
     }
 
     /// Returns where it listens.
@@ -223,20 +225,7 @@ impl Gateway {
         self.gate.close();
         tracing::info!(running = self.slots.taken(), "draining");
         tokio::time::sleep(times.delay).await;
-        let stopped = async {
-            // A worker goes when its own clients have gone, and what others read there would go with it.
-            self.repeats.idle().await;
-            self.server.stop(true).await;
-        };
-        let mut grace_over = std::pin::pin!(tokio::time::sleep(times.grace));
-        let mut stopped = std::pin::pin!(stopped);
-        tokio::select! {
-            () = &mut stopped => {}
-            () = &mut grace_over => {
-                self.shutdown.send_replace(true);
-                stopped.await;
-            }
-        }
+        self.drain(times.grace).await;
         let left = self.ledger.ask_close(times.flush_timeout).await;
         if left > 0 {
             tracing::warn!(postings = left, "usage could not be brought into the database; the journal has it");
@@ -248,7 +237,27 @@ impl Gateway {
         }
         left
     }
+
+    /// Waits until the clients have gone. When the grace is over, their streams end; who doesn't read that is cut off.
+    async fn drain(&self, grace: Duration) {
+        let mut stopped = std::pin::pin!(async {
+            // A worker goes when its own clients have gone, and what others read there would go with it.
+            self.repeats.idle().await;
+            self.server.stop().await;
+        });
+        if timeout(grace, &mut stopped).await.is_ok() {
+            return;
+        }
+        self.shutdown.send_replace(true);
+        if timeout(CUT_AFTER_GRACE, stopped).await.is_err() {
+            tracing::warn!(running = self.slots.taken(), "clients that don't read are cut off");
+            self.server.cut().await;
+        }
+    }
 }
+
+/// How long after the grace clients are cut off: streams end by themselves when it is over.
+const CUT_AFTER_GRACE: Duration = Duration::from_secs(10);
 
 /// Opens the database and brings it up to date.
 async fn open_store(config: &Config, io: &IoThread) -> Result<(Store, InstanceLock), BootError> {

@@ -2,8 +2,9 @@
 
 use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
-use actix_web::{HttpServer, dev::Server};
+use actix_web::{HttpServer, dev::ServerHandle};
 use actors::metrics::Metrics;
+use futures_util::future::{AbortHandle, abortable};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BootError;
@@ -36,10 +37,34 @@ pub(super) fn listen(config: &ServerConfig) -> Result<TcpListener, BootError> {
     open().map_err(unavailable)
 }
 
-/// How much longer than the grace actix waits before it cuts connections: streams end by themselves when it is over.
-const CUT_AFTER_GRACE: Duration = Duration::from_secs(10);
+/// What ends a server.
+pub(super) struct Listening {
+    server: ServerHandle,
+    running: AbortHandle,
+}
 
-pub(super) fn serve(shared: Shared, listener: TcpListener) -> Result<Server, BootError> {
+impl Listening {
+    /// Closes the listener and waits until the clients have gone, however long they take.
+    ///
+    /// # Cancel safety
+    /// May be dropped; it goes on stopping.
+    pub(super) async fn stop(&self) {
+        self.server.stop(true).await;
+    }
+
+    /// Cuts all clients off, also while it waits for them to go.
+    pub(super) async fn cut(&self) {
+        self.running.abort();
+        // A server that is gone can't be told, so this returns then.
+        self.server.stop(false).await;
+    }
+}
+
+/// Starts the workers. They run for as long as what is returned is awaited.
+pub(super) fn serve(
+    shared: Shared,
+    listener: TcpListener,
+) -> Result<(Listening, impl Future<Output = io::Result<()>>), BootError> {
     let config = Arc::clone(&shared.config);
     let server = &config.server;
     let workers = server.worker_count();
@@ -63,10 +88,14 @@ pub(super) fn serve(shared: Shared, listener: TcpListener) -> Result<Server, Boo
         .client_disconnect_timeout(Duration::from_secs(1))
         .tcp_nodelay(true)
         .h1_allow_half_closed(false)
-        .shutdown_timeout((config.shutdown.grace + CUT_AFTER_GRACE).as_secs())
+        // Who is cut off, and when, [`Listening::cut`] says.
+        .shutdown_timeout(u64::MAX)
         .disable_signals()
-        .listen(listener)?;
-    Ok(server.run())
+        .listen(listener)?
+        .run();
+    let handle = server.handle();
+    let (server, running) = abortable(server);
+    Ok((Listening { server: handle, running }, async { server.await.unwrap_or(Ok(())) }))
 }
 
 /// Counts a client's connection for as long as actix keeps its data.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hne_load::{
     client::{Client, Response},
-    mock::{MockProvider, Options},
+    mock::{Entry, MockProvider, Options},
 };
 use serde_json::Value;
 
@@ -213,6 +213,33 @@ fn an_answer_that_was_begun_on_another_worker_is_finished() {
     assert_eq!(mock.totals().requests, 4);
     assert_eq!(world.json(&["ledger", "verify"])["postings"], 4);
     assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["tokens"]["completion_tokens"], 240);
+}
+
+#[test]
+fn clients_that_do_not_read_are_cut_off_after_the_grace_and_booked() {
+    const ENDLESS: &str = "mock/endless+frames-20000+bytes-1000";
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock)
+        .env("HNE__SHUTDOWN__GRACE", "50ms")
+        .env("HNE__SERVER__WRITE_TIMEOUT", "5m")
+        .env("HNE__LEDGER__FLUSH_INTERVAL", "1m");
+    let service = world.serve();
+    let client = service.client(&world, "ann").receive_buffer(4_096);
+    let stuck = run(async {
+        let keyed = post("/api/hasNotEngine-optimized", &chat(ENDLESS, "keyed")).header("idempotency-key", "one");
+        let stuck = [client.send(&keyed).await.unwrap(), stream(&client, &chat(ENDLESS, "plain")).await];
+        // What the kernel holds is sent by then.
+        let sent = |books: &[Entry]| books.iter().filter(|entry| entry.frames > 100).count() == stuck.len();
+        mock.wait_for(sent, DEADLINE).await.unwrap();
+        stuck
+    });
+    let (done, took) = service.stop("TERM");
+    drop(stuck);
+    assert_eq!(done.code, 0, "{done:?}");
+    // Ten seconds after the grace.
+    assert!(took < Duration::from_secs(15), "{took:?}");
+    let books = world.json(&["ledger", "verify"]);
+    assert_eq!((&books["postings"], &books["drift"]), (&2.into(), &0.into()));
 }
 
 #[test]
