@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod mutants;
 pub mod outcome;
 pub mod ports;
+pub mod private;
 pub mod quota;
 pub mod registry;
 pub mod repeats;

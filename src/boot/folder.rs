@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use actors::private;
 use uuid::Uuid;
 
 use super::BootError;
@@ -23,7 +24,7 @@ pub struct DataFolder {
 }
 
 impl DataFolder {
-    /// Takes the folder, and makes it if it isn't there.
+    /// Takes the folder, and makes it if it isn't there: for this user alone.
     ///
     /// # Errors
     /// [`BootError::Unavailable`], with what to do: somebody serves from it, or it can't be written.
@@ -34,8 +35,8 @@ impl DataFolder {
                 "The data folder {shown} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to."
             ))
         };
-        fs::create_dir_all(folder).map_err(unwritable)?;
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(folder.join(IDENTITY));
+        private::make_folder(folder).map_err(unwritable)?;
+        let options = private::file().read(true).write(true).create(true).truncate(false).open(folder.join(IDENTITY));
         let mut file = options.map_err(unwritable)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => BootError::Unavailable(format!(
@@ -90,7 +91,7 @@ pub fn prepare_folder(folder: &Path) -> Result<(), BootError> {
 fn try_out(folder: &Path) -> io::Result<()> {
     // Another process may do the same.
     let probe = folder.join(format!(".probe-{}", Uuid::new_v4()));
-    fs::create_dir_all(folder)?;
+    private::make_folder(folder)?;
     fs::write(&probe, b"")?;
     fs::remove_file(&probe)
 }

@@ -1,12 +1,12 @@
 //! The secret that signs tokens: what is wrong with one, and making one for development.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
+use actors::private;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::SecretString;
 
@@ -122,9 +122,9 @@ fn made(folder: &Path, path: &Path) -> io::Result<String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         kept => return kept,
     }
-    fs::create_dir_all(folder)?;
+    private::make_folder(folder)?;
     let fresh = folder.join(format!("{FILE_NAME}.{}", uuid::Uuid::new_v4()));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let mut file = private::file().write(true).create_new(true).open(&fresh)?;
     let written = writeln!(file, "{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
     let linked = written.and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&fresh, path));
     fs::remove_file(&fresh)?;

@@ -10,13 +10,7 @@ use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{
-    Store,
-    link::Postgres,
-    pool::Opener,
-    postgres,
-    sqlite::{self, Target},
-};
+use super::{Store, link::Postgres, pool::Opener, postgres, sqlite::Target};
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -64,11 +58,8 @@ async fn migrate_postgres(target: &postgres::Target) -> Result<Vec<String>, Stor
 }
 
 async fn migrate_sqlite(target: &Target) -> Result<Vec<String>, StoreError> {
-    let path = target.path.clone();
-    let migrate = move || {
-        let mut link = sqlite::open(&path).map_err(Trouble::Unavailable)?;
-        link.immediate_transaction(|link: &mut SqliteConnection| run(link, SQLITE))
-    };
+    let mut link = target.open().await.map_err(StoreError::Unavailable)?;
+    let migrate = move || link.immediate_transaction(|link: &mut SqliteConnection| run(link, SQLITE));
     finish(spawn_blocking(migrate).await)
 }
 
@@ -97,7 +88,6 @@ where
 
 enum Trouble {
     Query(QueryError),
-    Unavailable(String),
     Refused(String),
 }
 
@@ -117,7 +107,6 @@ fn finish(done: Result<Result<Vec<String>, Trouble>, tokio::task::JoinError>) ->
     match done {
         Ok(Ok(names)) => Ok(names),
         Ok(Err(Trouble::Query(error))) => Err(super::Fault::Query(error).into()),
-        Ok(Err(Trouble::Unavailable(why))) => Err(StoreError::Unavailable(why)),
         Ok(Err(Trouble::Refused(why))) => Err(StoreError::Refused(why)),
         Err(_panic) => Err(StoreError::Unavailable("the migration panicked".into())),
     }

@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     fault::Fault,
-    link::{Link, Scope},
+    link::{Link, Scope, Sqlite},
     postgres, sqlite,
 };
 
@@ -174,7 +174,7 @@ impl bb8::ManageConnection for Opener {
     async fn connect(&self) -> Result<Pooled, String> {
         let link = match self {
             Self::Postgres(target) => Link::Postgres(Box::new(target.connect().await?)),
-            Self::Sqlite(target) => Link::Sqlite(target.open().await?),
+            Self::Sqlite(target) => Link::Sqlite(Sqlite::new(target.open().await?)),
         };
         Ok(Pooled { link, busy: false })
     }

@@ -1,14 +1,15 @@
 //! SQLite, the default that needs no server: a file, its connections, and the lock that keeps a second server away.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fmt::Display,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use actors::ports::StoreError;
+use actors::{ports::StoreError, private};
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
-
-use super::link::Sqlite;
+use tokio::{task::spawn_blocking, time::timeout};
 
 /// How each connection is set up. The write-ahead log lets readers go on beside the one writer. `FULL` syncs each
 /// commit: a flush every 200 ms makes that cheap, and an acknowledged revocation must outlive a power failure.
@@ -18,6 +19,9 @@ const SETUP: &str = "\
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = ON;
     PRAGMA temp_store = MEMORY;";
+
+/// The longest wait for others that open the same file: longer than the busy timeout, which one of them may need.
+const LOCK_WAIT: Duration = Duration::from_secs(8);
 
 /// The file.
 #[derive(Debug)]
@@ -31,40 +35,50 @@ impl Target {
     /// # Errors
     /// A sentence.
     pub(super) fn make_folder(&self) -> Result<(), String> {
-        match self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            None => Ok(()),
-            Some(folder) => std::fs::create_dir_all(folder)
-                .map_err(|error| format!("can't make the folder {}: {error}", folder.display())),
-        }
+        let folder = self.folder();
+        private::make_folder(folder).map_err(|error| format!("can't make the folder {}: {error}", folder.display()))
     }
 
-    /// Opens the file from an async task.
+    /// Opens the file.
     ///
     /// # Errors
     /// A sentence.
-    pub(super) async fn open(&self) -> Result<Sqlite, String> {
+    pub(super) async fn open(&self) -> Result<SqliteConnection, String> {
+        // Of two that make a new file's journal a write-ahead log at once, SQLite refuses one without waiting: the busy
+        // timeout doesn't hold for that. The folder is locked meanwhile, against other processes too; not the file, since
+        // closing it would drop SQLite's own locks (POSIX locks belong to the process).
+        let folder = self.folder().to_owned();
+        let lock = spawn_blocking(move || File::open(folder).and_then(|folder| folder.lock().map(|()| folder)));
+        let in_turn = match timeout(LOCK_WAIT, lock).await {
+            Ok(Ok(locked)) => locked.map_err(|error| self.wrong(&error))?,
+            Ok(Err(panic)) => return Err(self.wrong(&panic)),
+            Err(_elapsed) => return Err(self.wrong(&"another process holds the lock of its folder")),
+        };
         let path = self.path.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
-        Ok(Sqlite::new(opened.map_err(|_panic| "opening the database panicked".to_owned())??))
+        let opened = spawn_blocking(move || {
+            let opened = open(&path);
+            drop(in_turn);
+            opened
+        });
+        opened.await.map_err(|panic| self.wrong(&panic))?.map_err(|why| self.wrong(&why))
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    fn wrong(&self, why: &dyn Display) -> String {
+        format!("can't open {}: {why}", self.path.display())
     }
 }
 
 /// Opens the file. Blocks.
-///
-/// # Errors
-/// A sentence.
-pub(super) fn open(path: &Path) -> Result<SqliteConnection, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("can't open {}: {error}", path.display());
-    let text = path.to_str().ok_or_else(|| wrong(&"its name is not UTF-8"))?;
-    // Of two that make a new file's journal a write-ahead log at once, SQLite refuses one without waiting: the busy timeout
-    // doesn't hold for that. The folder is locked meanwhile, against other processes too; not the file, since closing it
-    // would drop SQLite's own locks (POSIX locks belong to the process).
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let in_turn =
-        File::open(folder).and_then(|folder| folder.lock().map(|()| folder)).map_err(|error| wrong(&error))?;
-    let mut connection = SqliteConnection::establish(text).map_err(|error| wrong(&error))?;
-    connection.batch_execute(SETUP).map_err(|error| wrong(&error))?;
-    drop(in_turn);
+fn open(path: &Path) -> Result<SqliteConnection, String> {
+    let text = path.to_str().ok_or("its name is not UTF-8")?;
+    // SQLite gives its other files the mode of this one. Where it can't be made, SQLite says so too.
+    let _made = private::file().write(true).create_new(true).open(path).is_ok();
+    let mut connection = SqliteConnection::establish(text).map_err(|error| error.to_string())?;
+    connection.batch_execute(SETUP).map_err(|error| error.to_string())?;
     Ok(connection)
 }
 
@@ -88,7 +102,7 @@ impl InstanceLock {
         path.push(".lock");
         let path = PathBuf::from(path);
         let wrong = |why: &dyn std::fmt::Display| StoreError::Unavailable(format!("{}: {why}", path.display()));
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| wrong(&e))?;
+        let file = private::file().create(true).truncate(false).write(true).open(&path).map_err(|e| wrong(&e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: Some(file) }),
             Err(TryLockError::WouldBlock) => {

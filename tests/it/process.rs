@@ -4,6 +4,7 @@ mod commands;
 mod doctor;
 mod drain;
 mod exits;
+mod folder;
 mod ledger;
 mod nginx;
 mod owner;

@@ -20,7 +20,10 @@ use super::{
     shelf::Shelf,
     tail::{Rest, Tail},
 };
-use crate::ports::{JournalCursor, LedgerStore, StoreError};
+use crate::{
+    ports::{JournalCursor, LedgerStore, StoreError},
+    private,
+};
 
 /// Why journals can't be recovered. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +150,6 @@ fn keep_aside(journal: Uuid, folder: &Path, segment: u64) -> io::Result<()> {
 /// Makes the folder of what is damaged.
 fn damaged(folder: &Path) -> io::Result<PathBuf> {
     let aside = folder.parent().unwrap_or(folder).join("damaged");
-    fs::create_dir_all(&aside)?;
+    private::make_folder(&aside)?;
     Ok(aside)
 }

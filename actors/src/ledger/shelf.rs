@@ -24,7 +24,7 @@ use super::{
         writer::Writer,
     },
 };
-use crate::{domain::Timestamp, lock::lock, metrics::Metrics, ports::Clock};
+use crate::{domain::Timestamp, lock::lock, metrics::Metrics, ports::Clock, private};
 
 /// How journals are kept: `[journal]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -125,7 +125,7 @@ impl Shelf {
         bell: Arc<Bell>,
     ) -> io::Result<Arc<Self>> {
         let folder = folder.join(owner.store.to_string());
-        fs::create_dir_all(&folder)?;
+        private::make_folder(&folder)?;
         Ok(Arc::new(Self {
             config,
             folder,

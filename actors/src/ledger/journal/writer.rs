@@ -25,6 +25,7 @@ use crate::{
     domain::{Posting, Timestamp},
     lock::lock,
     mutants::{self, Mutant},
+    private,
 };
 
 /// A file of a journal.
@@ -42,7 +43,7 @@ impl Segment {
     pub(in crate::ledger) fn create(folder: &Path, index: u64, layout: Layout) -> io::Result<Self> {
         static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let path = folder.join(file_name(index));
-        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut file = private::file().read(true).write(true).create(true).truncate(true).open(&path)?;
         let mut left = layout.bytes();
         while left > 0 {
             let part = ZEROS.get(..usize::try_from(left).unwrap_or(ZEROS.len()).min(ZEROS.len())).unwrap_or(&ZEROS);
@@ -98,7 +99,7 @@ impl Writer {
     ) -> io::Result<Self> {
         let journal = Uuid::new_v4();
         let own = folder.join(journal.to_string());
-        fs::create_dir_all(&own)?;
+        private::make_folder(&own)?;
         let begun = Self::begin_in(own.clone(), journal, owner, layout, bell, now);
         let begun = begun.and_then(|writer| sync_folder(&own).and_then(|()| sync_folder(folder)).map(|()| writer));
         if begun.is_err() {
