@@ -139,6 +139,34 @@ fn an_answer_that_is_closed_at_any_byte_ends_as_it_should() {
 }
 
 #[test]
+fn connections_that_were_all_closed_while_they_rested_are_not_used() {
+    // A task reads 128 times before tokio has it yield.
+    const RESTING: usize = 160;
+    let far = Far::start();
+    let mut app =
+        far.app().env("HNE__SERVER__WORKERS", "1").env("HNE__PROVIDERS__OPENROUTER__IDLE_TIMEOUT", "1h").start();
+    app.unbalanced();
+    run(async {
+        let client = caller(&app, "ann");
+        let mut running = Vec::new();
+        for _ in 0..RESTING {
+            let mut response = stream(&client, &chat("mock/chat+hold-after-1", "resting")).await;
+            response.frame().await.unwrap();
+            running.push(response);
+        }
+        far.provider.release("");
+        for mut response in running {
+            assert!(response.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+        }
+        assert_eq!(far.proxy.open_connections(), RESTING);
+        far.proxy.close_all();
+        assert!(far.proxy.wait_for_cuts(RESTING as u64, DEADLINE).await);
+        assert_eq!(complete(&client, &chat("mock/chat", "after")).await.status, 200);
+    });
+    app.wait_for_postings(RESTING + 1);
+}
+
+#[test]
 fn a_slow_network_delays_and_changes_nothing() {
     let far = Far::start();
     let mut app = far.app().start();
