@@ -50,7 +50,8 @@ pub(super) async fn exchange(
         MessageType::Payload | MessageType::Stream => Framing::Coded(codec.into_payload_codec()),
     };
     let reusable = head.connection_type() == ConnectionType::KeepAlive;
-    let mut body = Body { framing, delimited: is_delimited(&head), reusable, connection: Some(connection) };
+    let delimited = matches!(framing, Framing::Coded(_)) && is_delimited(&head);
+    let mut body = Body { framing, delimited, reusable, connection: Some(connection) };
     if matches!(body.framing, Framing::Over) {
         body.finish();
     }
@@ -99,8 +100,11 @@ fn is_delimited(head: &ResponseHead) -> bool {
     head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING)
 }
 
+/// Says whether an answer that the codec takes for empty is. Others are one that offers another protocol, whatever its
+/// length, and one whose coding is `identity`.
 fn has_no_body(head: &ResponseHead) -> bool {
-    is_delimited(head) || matches!(head.status.as_u16(), 204 | 304)
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    matches!(head.status.as_u16(), 204 | 304) || length.is_some_and(|length| length.trim().parse() == Ok(0_u64))
 }
 
 fn broken<E>(_why: E) -> UpstreamError {
@@ -120,7 +124,7 @@ pub(super) struct Body {
 
 enum Framing {
     Coded(ClientPayloadCodec),
-    /// It lasts until the connection ends. The codec takes such an answer for empty.
+    /// It is read until the connection ends. The codec takes such an answer for empty.
     Close,
     Over,
 }

@@ -108,6 +108,8 @@ fn chunked(end: &str) -> String {
 fn an_answer_ends_where_its_framing_says_and_only_then_its_connection_serves_again() {
     let early = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
     let long = format!("content-length: {}\r\n", ANSWER.len() + 1);
+    let upgrade = "upgrade: websocket\r\n";
+    let to_come = |lines: &str| format!("HTTP/1.1 500 Internal Server Error\r\n{lines}\r\n");
     // What the provider does, the status that the client gets, and the connections that two requests take.
     let cases = [
         ("content-length", sized(""), After::Keep, 200, 1),
@@ -123,6 +125,11 @@ fn an_answer_ends_where_its_framing_says_and_only_then_its_connection_serves_aga
         ("nothing", answer("1.1", "content-length: 0\r\n", ""), After::Keep, 502, 1),
         ("no length at all", "HTTP/1.1 204 No Content\r\n\r\n".to_owned(), After::Keep, 502, 1),
         ("another protocol", "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n".to_owned(), After::Keep, 502, 2),
+        ("no coding, to come", to_come("transfer-encoding: identity\r\n"), After::Keep, 502, 2),
+        ("an offer, to come", to_come(&format!("{upgrade}content-length: 5\r\n")), After::Keep, 502, 2),
+        ("no coding", answer("1.1", "transfer-encoding: identity\r\n", ANSWER), After::Close, 200, 2),
+        ("an offer to upgrade", sized(upgrade), After::Close, 200, 2),
+        ("an offer and nothing", to_come(&format!("{upgrade}content-length: 0\r\n")), After::Keep, 502, 1),
         ("nothing that is HTTP", "yes\r\n\r\n".to_owned(), After::Keep, 502, 2),
     ];
     for (case, answer, after, status, connections) in cases {
