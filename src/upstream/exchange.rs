@@ -4,7 +4,8 @@
 //! (RFC 9112, section 6.3), and a connection that ends before that breaks it.
 
 use std::{
-    io,
+    future::poll_fn,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -15,20 +16,20 @@ use actix_http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use actors::ports::UpstreamError;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::Stream;
-use tokio::io::AsyncWriteExt;
+use tokio::io::AsyncWrite;
 use tokio_util::codec::Decoder;
 
 use super::{
     head::RequestHead,
-    pool::{Connection, Pool},
+    pool::{Connection, Pool, Socket},
 };
 
 /// A body of so many bytes is copied behind its head: one piece is sent for less than two are.
 const COPIED_BYTES: usize = 1024;
 
-/// Sends a request and waits for the head of its answer.
+/// Sends a request and waits for the head of its answer, which may be there before the request is sent.
 ///
 /// # Errors
 /// The provider can't be reached, or the connection broke.
@@ -41,15 +42,27 @@ pub(super) async fn exchange(
     body: Bytes,
 ) -> Result<(ResponseHead, Body), UpstreamError> {
     let mut connection = pool.connect().await?;
-    send(pool, &mut connection, &head, &body).await.map_err(broken)?;
+    let mut sending = Sending::new(pool, &head, body);
     let mut codec = ClientCodec::new(pool.codec());
-    let head = std::future::poll_fn(|cx| poll_head(&mut connection, &mut codec, cx)).await?;
+    // A refusal can come before the request is sent, and be why the rest isn't read: it counts, even where sending breaks.
+    let mut sent = Poll::Pending;
+    let head = poll_fn(|cx| {
+        if sent.is_pending() {
+            sent = sending.poll(pool, &mut connection.socket, cx);
+        }
+        poll_head(&mut connection, &mut codec, cx)
+    })
+    .await?;
+    // Whoever doesn't refuse it waits for the rest.
+    if sent.is_pending() && head.status.is_success() {
+        sent = Poll::Ready(poll_fn(|cx| sending.poll(pool, &mut connection.socket, cx)).await);
+    }
     let framing = match codec.message_type() {
         MessageType::None if has_no_body(&head) => Framing::Over,
         MessageType::None => Framing::Close,
         MessageType::Payload | MessageType::Stream => Framing::Coded(codec.into_payload_codec()),
     };
-    let reusable = head.connection_type() == ConnectionType::KeepAlive;
+    let reusable = matches!(sent, Poll::Ready(Ok(()))) && head.connection_type() == ConnectionType::KeepAlive;
     let delimited = matches!(framing, Framing::Coded(_)) && is_delimited(&head);
     let mut body = Body { framing, delimited, reusable, connection: Some(connection) };
     if matches!(body.framing, Framing::Over) {
@@ -58,18 +71,49 @@ pub(super) async fn exchange(
     Ok((head, body))
 }
 
-/// Writes a request into the buffer that all of them share, and sends it.
-async fn send(pool: &Pool, connection: &mut Connection, head: &RequestHead, body: &Bytes) -> io::Result<()> {
-    let mut outgoing = pool.take_outgoing();
-    head.write(body.len(), &mut outgoing);
-    if body.len() <= COPIED_BYTES {
-        outgoing.extend_from_slice(body);
-        connection.socket.write_all(&outgoing).await?;
-    } else {
-        connection.socket.write_all_buf(&mut outgoing.as_ref().chain(body.as_ref())).await?;
+/// A request that is being sent.
+struct Sending {
+    /// Its head, and a short body, in the buffer that all requests share.
+    outgoing: BytesMut,
+    /// What follows.
+    body: Bytes,
+    sent_bytes: usize,
+}
+
+impl Sending {
+    fn new(pool: &Pool, head: &RequestHead, mut body: Bytes) -> Self {
+        let mut outgoing = pool.take_outgoing();
+        head.write(body.len(), &mut outgoing);
+        if body.len() <= COPIED_BYTES {
+            outgoing.extend_from_slice(&body);
+            body.clear();
+        }
+        Self { outgoing, body, sent_bytes: 0 }
     }
-    pool.put_outgoing(outgoing);
-    connection.socket.flush().await
+
+    /// Sends what is left. Not to be asked again when that is done, or has failed.
+    fn poll(&mut self, pool: &Pool, socket: &mut Box<dyn Socket>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut left = self.outgoing.as_ref().chain(self.body.as_ref());
+        left.advance(self.sent_bytes);
+        while left.has_remaining() {
+            let (first, second) = (left.first_ref(), left.last_ref());
+            let socket = Pin::new(&mut *socket);
+            let written = if first.is_empty() || second.is_empty() {
+                socket.poll_write(cx, left.chunk())
+            } else {
+                socket.poll_write_vectored(cx, &[IoSlice::new(first), IoSlice::new(second)])
+            };
+            let written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            left.advance(written);
+            self.sent_bytes += written;
+        }
+        ready!(Pin::new(socket).poll_flush(cx))?;
+        pool.put_outgoing(std::mem::take(&mut self.outgoing));
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn poll_head(

@@ -5,8 +5,8 @@
 //! long as the stream; and it looks at idle connections only when it needs one, so that those of a busy hour stay open.
 //!
 //! Invariants:
-//! - A connection serves one request at a time. It comes back only when its answer was read to the end and nothing was
-//!   left over; dropped before that, it is closed at once.
+//! - A connection serves one request at a time. It comes back only when that was sent, its answer was read to the end and
+//!   nothing was left over; dropped before that, it is closed at once.
 //! - The one that was used last is taken first. One that rests for `idle_timeout`, or that the provider has closed, is
 //!   closed within a quarter of that time. A request that is on its way when the provider closes fails like any other,
 //!   and is retried like any other.

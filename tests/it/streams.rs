@@ -4,6 +4,7 @@
 
 mod breaker;
 mod charges;
+mod early;
 mod failures;
 mod frames;
 mod journal;

@@ -15,7 +15,8 @@ use std::{
 use super::caller;
 use crate::harness::app::{AppBuilder, DEADLINE, Database, TestApp, chat, complete, run, stream};
 
-const ANSWER: &str = r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+/// A whole answer.
+pub(super) const ANSWER: &str = r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
 
 /// What a provider does when it was asked.
 #[derive(Clone, Copy)]
