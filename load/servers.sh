@@ -83,7 +83,7 @@ END
 # Relaying by the libraries that the service is made of, and nothing else.
 start_bare() {
     address[bare]=127.0.0.1:$(free_port)
-    "$programs/examples/bare-actix" "${address[bare]}" "http://${address[mock]}/v1" 2>"$world/bare.log" &
+    "$programs/bare-actix" "${address[bare]}" "http://${address[mock]}/v1" 2>"$world/bare.log" &
     pid[bare]=$!
     started+=("$!")
     wait_for 'the bare proxy' accepts "${address[bare]##*:}"
