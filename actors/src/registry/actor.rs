@@ -120,7 +120,9 @@ impl ModelRegistry {
             Ok(changes) => changes,
             Err(error) => return self.back_off(&error, ctx),
         };
-        if changes.last < self.feed.last() || changes.asked != self.mark {
+        // Where the change that it stands at isn't kept any more, the numbers alone tell.
+        let another = changes.asked != 0 && changes.asked != self.mark;
+        if another || changes.last < self.feed.last() {
             tracing::warn!(from = self.feed.last(), to = changes.last, "the change sequence is another one");
             return self.synchronize(asked_at, ctx);
         }

@@ -215,6 +215,21 @@ fn so_is_one_that_has_caught_up_again_or_gone_ahead() {
 }
 
 #[test]
+fn a_sequence_whose_old_changes_are_dropped_goes_on() {
+    on_paused_time(async {
+        let world = World::start();
+        let known = world.directory.announce(Change::Catalog);
+        world.handle.ask_ready().await.unwrap();
+        let mut news = world.handle.feed().reader();
+        let change = Change::User("a".parse().unwrap());
+        world.directory.announce(change.clone());
+        world.directory.drop_change(known);
+        pass(Duration::from_secs(1)).await;
+        assert_eq!(news.news(), News::Changes(vec![change]));
+    });
+}
+
+#[test]
 fn a_catalog_that_could_not_be_read_is_tried_again() {
     on_paused_time(async {
         let world = World::start();

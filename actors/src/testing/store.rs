@@ -92,6 +92,11 @@ impl FakeDirectory {
         self.state().log(change)
     }
 
+    /// Forgets a change, as the store does with old ones.
+    pub fn drop_change(&self, number: i64) {
+        self.state().changes.retain(|(kept, _)| *kept != number);
+    }
+
     /// Forgets all changes and starts the sequence anew, as a restored backup does.
     pub fn rewind(&self) {
         let mut state = self.state();
