@@ -166,9 +166,13 @@ impl Tally {
     }
 
     fn refuse(&mut self, code: ErrorCode) {
+        self.list(code);
+        // An instance that goes or comes: others are asked instead.
+        if matches!(code, ErrorCode::Draining | ErrorCode::LedgerUnavailable) {
+            return;
+        }
         self.requests += 1;
         *(if blames_client(code) { &mut self.refused } else { &mut self.failed }) += 1;
-        self.list(code);
     }
 
     fn list(&mut self, code: ErrorCode) {

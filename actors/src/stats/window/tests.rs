@@ -73,6 +73,7 @@ fn clients_mistakes_are_listed_but_are_no_errors() {
         request(Some(Outcome::ProviderError), Some(ErrorCode::ProviderTimeout)),
         request(Some(Outcome::Shutdown), None),
         Observation::Refusal(ErrorCode::NotFound),
+        Observation::Refusal(ErrorCode::InternalError),
         Observation::Refusal(ErrorCode::Draining),
     ] {
         tally.record(&observation);
@@ -90,6 +91,7 @@ fn clients_mistakes_are_listed_but_are_no_errors() {
             ("overloaded", 1),
             ("draining", 1),
             ("provider_timeout", 2),
+            ("internal_error", 1),
         ]
     );
 }
