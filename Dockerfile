@@ -1,12 +1,12 @@
 # syntax=docker/dockerfile:1
 #
 #   docker build -t hasnot-engine .
-#   docker run --rm --memory 2048m --ulimit nofile=20000 --stop-timeout 50 -p 127.0.0.1:3000:3000 -v hasnot-data:/data \
+#   docker run --rm --memory 2048m --ulimit nofile=20000 --stop-timeout 60 -p 127.0.0.1:3000:3000 -v hasnot-data:/data \
 #     -e DATABASE_URL=… -e JWT_SECRET=… -e OPENROUTER_API_KEY=… hasnot-engine
 #
 # --memory 2048m     the ceiling; the service itself aims at less than 512 MB and alerts at 80 % of `server.memory_limit`
 # --ulimit nofile    two descriptors for each stream: 20,000 carry about 9,900 streams; the admission limit follows it
-# --stop-timeout 50  SIGTERM lets streams end for 30 s, cuts off who doesn't read 10 s later, flushes for 5 s and returns
+# --stop-timeout 60  SIGTERM lets streams end for 30 s, cuts off who doesn't read 10 s later, flushes for 5 s and returns
 #                    leases for 5 s; Docker's default would kill it after 10
 # -v …:/data         the journal (usage that the database has not got yet) and the instance's identity. One volume for
 #                    each container: a second process on the same folder exits 69. Losing it loses unflushed usage.

@@ -140,13 +140,14 @@ impl Reservation {
     }
 
     /// Promises what another model of the same class may need in place of what it was granted. Says whether that fits;
-    /// where it doesn't, all stands as it was. `None` where the class is another one.
+    /// where it doesn't, all stands as it was. `None` where it has to be asked for anew: the class is another one, or what
+    /// was lent is forgotten and nothing else is.
     #[must_use]
     pub fn exchange(&mut self, wish: &Wish) -> Option<bool> {
         if wish.line.class != self.against.line.class {
             return None;
         }
-        let limits = *self.limits();
+        let (limits, generation) = (*self.limits(), self.against.generation);
         let exchanged = self.regrant(|account, granted| {
             *granted = account.exchange(*granted, &wish.ask, &limits).ok()?;
             Some(())
@@ -155,7 +156,7 @@ impl Reservation {
         if fits {
             (self.price, self.model) = (wish.ask.price, wish.model);
         }
-        Some(fits)
+        (fits || self.against.generation == generation).then_some(fits)
     }
 
     /// Makes sure that this many completion tokens are covered, by taking more of what is free.

@@ -77,7 +77,7 @@ impl Ticket {
         self.model = model;
     }
 
-    /// Goes on with a fallback of the same class, within what is reserved; `None` where its class is another one.
+    /// Goes on with a fallback of the same class, within what is reserved; `None` where it has to be asked for anew.
     pub(super) fn exchange(&mut self, model: &Arc<Model>, wish: &Wish) -> Option<bool> {
         let fits = self.reservation.exchange(wish)?;
         if fits {

@@ -43,6 +43,7 @@ async fn what_a_fallback_holds_of_a_forgotten_lease_does_not_go_back_to_the_next
     let (_permit, mut running) = world.admit(1, Some(8)).await.unwrap();
     world.store.write_off(world.accounts.instance);
     world.accounts.forget_leases();
+    assert_eq!(running.exchange(&wish(1, Some(8))), None, "the store has to be asked");
     let _second = world.admit(1, Some(8)).await.unwrap();
     assert_eq!(running.exchange(&wish(1, Some(8))), Some(true));
     assert_eq!(admit_the_rest(&world, 8).await, 6, "two of 8 are promised");
