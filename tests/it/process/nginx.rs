@@ -9,7 +9,6 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use futures_util::future::join_all;
 use hne_load::{
     client::Client,
     mock::{Ending, MockProvider, Options},
@@ -53,14 +52,13 @@ fn proxy(world: &World, instances: &[u16]) -> Proxy {
     let certificate = Certificate::new();
     std::fs::copy(certificate.file(), folder.join("tls/fullchain.pem")).unwrap();
     std::fs::copy(certificate.key(), folder.join("tls/privkey.pem")).unwrap();
-    let shipped = "server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;";
-    let servers: String = instances.iter().map(|port| shipped.replace("3000", &port.to_string())).collect();
+    let shipped = ["server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", "server 127.0.0.1:3000 max_fails=0;"];
+    let of = |line: &str| instances.iter().map(|port| line.replace("3000", &port.to_string())).collect::<String>();
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let mut config = SHIPPED.to_owned();
     for (from, to) in [
-        // In both groups.
-        (shipped, servers.clone()),
-        (shipped, servers),
+        (shipped[0], of(shipped[0])),
+        (shipped[1], of(shipped[1])),
         ("listen 443 ssl http2;", format!("listen 127.0.0.1:{tls} ssl http2;")),
         ("listen [::]:443 ssl http2;", format!("listen 127.0.0.1:{port};")),
         ("listen 80;", format!("listen 127.0.0.1:{plain};")),
@@ -336,38 +334,4 @@ fn what_is_refused_everywhere_takes_no_instance_away_from_others() {
             assert_eq!(complete(&client, &chat("mock/chat+frames-2", "served")).await.status, 200, "{round}");
         }
     });
-}
-
-/// One drains, one is gone, and one serves: whoever refuses at once has the fewest connections.
-#[test]
-fn beside_one_that_drains_and_one_that_is_gone_the_third_serves() {
-    const AT_ONCE: usize = 6;
-    const ROUNDS: usize = 25;
-    if !is_here() {
-        return;
-    }
-    let mock = MockProvider::start(Options::default()).unwrap();
-    let one = World::on(Database::Sqlite).asking(&mock).env("JWT_SECRET", SECRET);
-    let other = World::on(Database::Sqlite).asking(&mock).env("JWT_SECRET", SECRET);
-    let mut drains = other.env("HNE__SHUTDOWN__DELAY", "60s").serve();
-    let serves = one.serve();
-    let nginx = proxy(&one, &[drains.address.port(), free_port(), serves.address.port()]);
-    let client = bearer(&one, nginx.client.clone());
-    drains.process.signal("TERM");
-    drains.process.stderr.wait_for("draining");
-    let served = run(async {
-        // Each takes longer than a refusal.
-        let body = chat("mock/chat+first-20ms", "served");
-        let one_by_one = async || {
-            let mut served = 0;
-            for _ in 0..ROUNDS {
-                served += usize::from(complete(&client, &body).await.status == 200);
-            }
-            served
-        };
-        join_all((0..AT_ONCE).map(|_| one_by_one())).await.into_iter().sum::<usize>()
-    });
-    println!("{served} of {} were served", AT_ONCE * ROUNDS);
-    // One may be sent there while nginx finds out.
-    assert!(served >= AT_ONCE * ROUNDS * 95 / 100, "{served}");
 }
