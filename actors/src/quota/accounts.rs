@@ -75,21 +75,25 @@ impl Counts {
         self.held(class, window).map(|held| &mut held.account)
     }
 
-    /// Replaces a promise by the truth, which counts in the windows of both kinds, as it does in the store. Returns
-    /// what it uses up of the lease. `posted` says whether a posting of it is on its way to the store.
+    /// Returns the accounts in which a promise's truth counts: those of the windows of both kinds, as in the store.
+    fn counting(&mut self, against: &Against) -> impl Iterator<Item = &mut Held> {
+        let Against { line, window, opened_at, .. } = *against;
+        let counts = move |counted: Window| counted == window || counted == counted.kind().at(opened_at);
+        self.held.iter_mut().filter(move |held| held.class == line.class && counts(held.account.window))
+    }
+
+    /// Replaces a promise by the truth. Returns what it uses up of the lease. `posted` says whether a posting of it is on
+    /// its way to the store.
     pub(crate) fn settle(&mut self, against: &Against, granted: Grant, truth: Amounts, posted: bool) -> Portion {
-        let Against { line, window, opened_at, generation } = *against;
         let mut leased = Portion::ZERO;
-        for held in self.held.iter_mut().filter(|held| held.class == line.class) {
-            if held.account.window == window {
+        for held in self.counting(against) {
+            if held.account.window == against.window {
                 // What was taken from a lease that is forgotten can't go back to it.
-                let current = held.loan.generation == generation;
+                let current = held.loan.generation == against.generation;
                 let taken = if current { granted.taken } else { Portion::ZERO };
-                leased = held.account.settle(Grant { taken, ..granted }, truth, &line.limits);
-            } else if held.account.window == held.account.window.kind().at(opened_at) {
-                held.account.settle(Grant::default(), truth, &Limits::default());
+                leased = held.account.settle(Grant { taken, ..granted }, truth, &against.line.limits);
             } else {
-                continue;
+                held.account.settle(Grant::default(), truth, &Limits::default());
             }
             held.loan.unflushed += u64::from(posted);
             held.touch();
@@ -100,14 +104,9 @@ impl Counts {
 
     /// Takes back a truth that couldn't be recorded, and gives back what it used up of the lease, if that is still held.
     pub(super) fn unsettle(&mut self, against: &Against, truth: Amounts, leased: Portion, posted: bool) {
-        let Against { line, window, opened_at, generation } = *against;
-        for held in self.held.iter_mut().filter(|held| held.class == line.class) {
-            if held.account.window == window {
-                if held.loan.generation == generation {
-                    held.account.lease.free += leased;
-                }
-            } else if held.account.window != held.account.window.kind().at(opened_at) {
-                continue;
+        for held in self.counting(against) {
+            if held.account.window == against.window && held.loan.generation == against.generation {
+                held.account.lease.free += leased;
             }
             held.account.used -= truth;
             held.loan.unflushed = held.loan.unflushed.saturating_sub(u64::from(posted));

@@ -11,18 +11,24 @@ async fn admit_the_rest(world: &World, requests: i64) -> usize {
     admitted.len()
 }
 
-#[actix_rt::test]
-async fn leases_are_lent_ahead_of_midnight() {
-    let world = World::start(1_000);
+/// Makes a world in which the first user was active just before midnight. Returns how often the store was asked by then.
+async fn at_midnight(max_accounts: usize) -> (Rc<World>, usize) {
+    let world = World::start(max_accounts);
     let midnight = WindowKind::Day.at(ManualClock::START).end();
     let before = Timestamp(midnight.0 - 500_000);
     world.clock.set_wall(before);
-    drop(world.admit(1, Some(100)).await.unwrap());
+    drop(world.admit(0, Some(100)).await.unwrap());
     world.accounts.tend(0, world.clock.now(), before);
     world.accounts.settle_all_exchanges().await;
-    let asked = world.store.reads.calls();
     world.clock.set_wall(midnight);
-    assert!(world.admit(1, Some(100)).await.is_ok());
+    let asked = world.store.reads.calls();
+    (world, asked)
+}
+
+#[actix_rt::test]
+async fn leases_are_lent_ahead_of_midnight() {
+    let (world, asked) = at_midnight(1_000).await;
+    assert!(world.admit(0, Some(100)).await.is_ok());
     assert_eq!(world.store.reads.calls(), asked, "nobody waits at midnight");
 }
 
@@ -51,14 +57,7 @@ async fn what_a_fallback_holds_of_a_forgotten_lease_does_not_go_back_to_the_next
 
 #[actix_rt::test]
 async fn whoever_was_active_before_midnight_is_forgotten_like_others() {
-    let world = World::start(16);
-    let midnight = WindowKind::Day.at(ManualClock::START).end();
-    let before = Timestamp(midnight.0 - 500_000);
-    world.clock.set_wall(before);
-    drop(world.admit(0, Some(100)).await.unwrap());
-    world.accounts.tend(0, world.clock.now(), before);
-    world.accounts.settle_all_exchanges().await;
-    world.clock.set_wall(midnight);
+    let (world, _) = at_midnight(16).await;
     world.clock.advance(IDLE * 2);
     // Of the same shard, which has room for one.
     assert!(world.admit(16, Some(100)).await.is_ok());
