@@ -249,6 +249,8 @@ mod tests {
         assert_eq!(price.of(9, 20), Nanodollars(1_350 + 12_000));
         assert_eq!(Price { input: Nanodollars(1), output: Nanodollars(0) }.of(1, 0), Nanodollars(1));
         assert_eq!(price.of(i64::MAX, i64::MAX), Nanodollars::DEAREST_REQUEST);
+        let mistyped = Price { input: Nanodollars(20_000_000_000_000), output: Nanodollars(0) };
+        assert_eq!(mistyped.of(1_000_000, 0), Nanodollars::DEAREST_REQUEST);
     }
 
     #[test]

@@ -64,6 +64,7 @@ async fn the_last_process_has_the_identity(world: &World) {
     let now = store.enroll(instance, first).await.unwrap();
     let beat = store.heartbeat(instance, first).await.unwrap();
     assert!(beat.ours && beat.now >= now && beat.now.since(now) < Duration::from_secs(60));
+    assert_eq!(beat.now.since(beat.ended), Duration::from_secs(3_600));
     store.enroll(instance, second).await.unwrap();
     world.execute("UPDATE instances SET heartbeat_at = 5");
     assert!(!store.heartbeat(instance, first).await.unwrap().ours);

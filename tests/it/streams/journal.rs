@@ -68,6 +68,9 @@ fn out_of_reach_streams_end_with_an_error_and_service_resumes() {
         fs::remove_file(&journal).unwrap();
         assert_eq!(journal_when(&app, 200).await["ok"], true);
         // What wasn't recorded isn't used up.
+        let usage: Value = held.get("/api/usage").await.unwrap().json().await.unwrap();
+        let requests = &usage["classes"][0]["requests"];
+        assert_eq!((&requests["used"], &requests["reserved"]), (&json!(0), &json!(0)), "{usage}");
         serve(&held, HELD / 2).await;
         serve(&caller(&app, "after"), 4).await;
     });

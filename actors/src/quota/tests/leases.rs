@@ -1,6 +1,7 @@
 //! Leases at the edges: before midnight, and when they are forgotten.
 
 use super::*;
+use crate::ports::Recall;
 
 /// Admits users until one is refused; returns how many.
 async fn admit_the_rest(world: &World, requests: i64) -> usize {
@@ -96,6 +97,35 @@ async fn what_is_idle_stays_while_the_store_is_away() {
     world.clock.advance(IDLE);
     tend(&world).await;
     assert_eq!(world.store.leased(world.accounts.instance, key(1)).requests, 0);
+}
+
+#[actix_rt::test]
+async fn so_does_what_others_have_asked_for() {
+    let world = World::start(1_000);
+    let running = world.admit(1, Some(8)).await.unwrap();
+    let asked = vec![Recall { instance: world.accounts.instance, key: key(1) }];
+    world.accounts.obey(&Recalls { asked, all: false, last: 1 }, world.clock.now());
+    world.accounts.settle_all_exchanges().await;
+    let leased = || world.store.leased(world.accounts.instance, key(1)).requests;
+    assert_eq!(leased(), 1, "what runs");
+    world.accounts.heard(None);
+    drop(running);
+    world.accounts.settle_all_exchanges().await;
+    assert_eq!(leased(), 1);
+}
+
+#[actix_rt::test]
+async fn whoever_was_interrupted_is_forgotten_like_others() {
+    let world = World::start(16);
+    let (permit, reservation) = world.admit(0, Some(100)).await.unwrap();
+    let (outcome, at) = (Outcome::Interrupted, world.clock.wall());
+    let settled = reservation.settle(Settlement { outcome, estimated: false, amounts: Amounts::ZERO, at });
+    assert!(settled.is_ok());
+    drop(permit);
+    // Nobody is told of that row.
+    assert_eq!(world.flush().await, 0);
+    world.clock.advance(IDLE * 2);
+    assert!(world.admit(16, Some(100)).await.is_ok());
 }
 
 #[actix_rt::test]
