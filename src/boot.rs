@@ -19,12 +19,15 @@ use actors::{
     ports::{Clock, Directory, LedgerStore, SharedCache, StoreError, TokenVerifier},
     repeats::Repeats,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 
 use self::{
     engine::{Engine, audience},
-    listener::Listening,
+    listener::{Listening, SETTLE},
 };
 use crate::{
     cache,
@@ -224,7 +227,7 @@ impl Gateway {
         let times = &self.config.shutdown;
         self.gate.close();
         tracing::info!(running = self.slots.taken(), "draining");
-        tokio::time::sleep(times.delay).await;
+        sleep(times.delay).await;
         self.drain(times.grace).await;
         let left = self.ledger.ask_close(times.flush_timeout).await;
         if left > 0 {
@@ -241,8 +244,12 @@ impl Gateway {
     /// Waits until the clients have gone. When the grace is over, their streams end; who doesn't read that is cut off.
     async fn drain(&self, grace: Duration) {
         let mut stopped = std::pin::pin!(async {
+            self.server.close().await;
             // A worker goes when its own clients have gone, and what others read there would go with it.
             self.repeats.idle().await;
+            // The next request of a caller comes right after an answer, and must not meet its connection's end.
+            self.slots.idle().await;
+            sleep(SETTLE).await;
             self.server.stop().await;
         });
         if timeout(grace, &mut stopped).await.is_ok() {

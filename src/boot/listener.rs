@@ -1,11 +1,17 @@
 //! The listening socket, and the workers behind it.
 
-use std::{io, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Shutdown, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_web::{HttpServer, dev::ServerHandle};
 use actors::metrics::Metrics;
 use futures_util::future::{AbortHandle, abortable};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
+use tokio::time::sleep;
 
 use super::BootError;
 use crate::{
@@ -37,14 +43,51 @@ pub(super) fn listen(config: &ServerConfig) -> Result<TcpListener, BootError> {
     open().map_err(unavailable)
 }
 
+/// How long whoever is on the way gets: from the kernel to a worker, or from an answer to the next request.
+pub(super) const SETTLE: Duration = Duration::from_millis(100);
+
+/// Lets no one begin a connection, in the kernel's classic packet filter: a segment whose flags (byte 13, RFC 9293,
+/// section 3.1) have SYN without ACK is dropped, others are kept.
+const NO_SYN: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),       // load the byte
+    SockFilter::new(0x54, 0, 0, 0x12),     // of it ACK and SYN
+    SockFilter::new(0x15, 0, 1, 0x02),     // unless it is SYN alone, jump over
+    SockFilter::new(0x06, 0, 0, 0),        // drop
+    SockFilter::new(0x06, 0, 0, u32::MAX), // keep
+];
+
 /// What ends a server.
 pub(super) struct Listening {
     server: ServerHandle,
     running: AbortHandle,
+    socket: TcpListener,
 }
 
 impl Listening {
-    /// Closes the listener and waits until the clients have gone, however long they take.
+    /// Refuses connections from now on. Whoever was let in before is answered: closing the socket alone would reset
+    /// connections that nobody has taken yet, some with a request that a proxy may not send again.
+    ///
+    /// Takes 2 × [`SETTLE`]. Who knocks meanwhile is refused when it does so again, after a second (RFC 6298).
+    ///
+    /// # Cancel safety
+    /// May be dropped; connections may then be neither taken nor refused.
+    pub(super) async fn close(&self) {
+        let socket = SockRef::from(&self.socket);
+        if let Err(error) = socket.attach_filter(&NO_SYN) {
+            tracing::warn!(%error, "connections that are on the way may be lost");
+        }
+        sleep(SETTLE).await;
+        // Nobody looks at the socket any more: its end would be taken for a fault.
+        self.server.pause().await;
+        sleep(SETTLE).await;
+        // It listens no more, whoever else holds it.
+        if let Err(error) = socket.shutdown(Shutdown::Read) {
+            tracing::warn!(%error, "the socket goes on listening");
+        }
+        tracing::info!("connections are refused");
+    }
+
+    /// Closes idle connections and waits until the clients have gone, however long they take.
     ///
     /// # Cancel safety
     /// May be dropped; it goes on stopping.
@@ -91,11 +134,11 @@ pub(super) fn serve(
         // Who is cut off, and when, [`Listening::cut`] says.
         .shutdown_timeout(u64::MAX)
         .disable_signals()
-        .listen(listener)?
+        .listen(listener.try_clone()?)?
         .run();
     let handle = server.handle();
     let (server, running) = abortable(server);
-    Ok((Listening { server: handle, running }, async { server.await.unwrap_or(Ok(())) }))
+    Ok((Listening { server: handle, running, socket: listener }, async { server.await.unwrap_or(Ok(())) }))
 }
 
 /// Counts a client's connection for as long as actix keeps its data.
