@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use self::{
     engine::{Engine, audience},
-    listener::{Listening, SETTLE},
+    listener::Listening,
 };
 use crate::{
     cache,
@@ -247,9 +247,7 @@ impl Gateway {
             self.server.close().await;
             // A worker goes when its own clients have gone, and what others read there would go with it.
             self.repeats.idle().await;
-            // The next request of a caller comes right after an answer, and must not meet its connection's end.
-            self.slots.idle().await;
-            sleep(SETTLE).await;
+            until(|| self.slots.taken() == 0).await;
             self.server.stop().await;
         });
         if timeout(grace, &mut stopped).await.is_ok() {
@@ -260,6 +258,16 @@ impl Gateway {
             tracing::warn!(running = self.slots.taken(), "clients that don't read are cut off");
             self.server.cut().await;
         }
+    }
+}
+
+/// Waits until this is so. It looks now and then, so that what runs needn't tell.
+///
+/// # Cancel safety
+/// May be dropped.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        sleep(Duration::from_millis(20)).await;
     }
 }
 

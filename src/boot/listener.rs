@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{Shutdown, TcpListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,9 +14,9 @@ use actix_web::{HttpServer, dev::ServerHandle};
 use actors::metrics::Metrics;
 use futures_util::future::{AbortHandle, abortable};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::BootError;
+use super::{BootError, until};
 use crate::{
     config::ServerConfig,
     upstream::Providers,
@@ -43,8 +46,12 @@ pub(super) fn listen(config: &ServerConfig) -> Result<TcpListener, BootError> {
     open().map_err(unavailable)
 }
 
-/// How long whoever is on the way gets: from the kernel to a worker, or from an answer to the next request.
-pub(super) const SETTLE: Duration = Duration::from_millis(100);
+/// How long a connection gets to come from the kernel to a worker.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How long connections are kept after the last answer. A caller's next request, or its proxy's, comes right then; it is
+/// told that the connection ends, instead of meeting its end halfway.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Lets no one begin a connection, in the kernel's classic packet filter: a segment whose flags (byte 13, RFC 9293,
 /// section 3.1) have SYN without ACK is dropped, others are kept.
@@ -61,6 +68,7 @@ pub(super) struct Listening {
     server: ServerHandle,
     running: AbortHandle,
     socket: TcpListener,
+    present: Arc<AtomicUsize>,
 }
 
 impl Listening {
@@ -87,11 +95,14 @@ impl Listening {
         tracing::info!("connections are refused");
     }
 
-    /// Closes idle connections and waits until the clients have gone, however long they take.
+    /// Closes connections, idle ones after [`LINGER`], and waits until the clients have gone, however long they take.
     ///
     /// # Cancel safety
-    /// May be dropped; it goes on stopping.
+    /// May be dropped; once it has begun to close, it goes on.
     pub(super) async fn stop(&self) {
+        let nobody = until(|| self.present.load(Ordering::Acquire) == 0);
+        // Whoever hasn't asked by then is cut off.
+        let _lingered = timeout(LINGER, nobody).await.is_err();
         self.server.stop(true).await;
     }
 
@@ -115,6 +126,8 @@ pub(super) fn serve(
     // A provider that can't be spoken to as configured is found out here, not in each worker.
     Providers::new(&config.providers)?;
     let metrics = shared.metrics.clone();
+    let present = Arc::new(AtomicUsize::new(0));
+    let open = Arc::clone(&present);
     let app = move || match shared.desk() {
         Ok(desk) => worker::app(desk, worker::cors(&shared.config)),
         Err(error) => unreachable!("the providers were checked before: {error}"),
@@ -122,7 +135,7 @@ pub(super) fn serve(
     let server = HttpServer::new(app)
         .workers(workers)
         .on_connect(move |_, connection| {
-            connection.insert(Connection::open(&metrics));
+            connection.insert(Connection::open(&metrics, &open));
         })
         .max_connections(connections.div_ceil(workers))
         .backlog(server.backlog)
@@ -138,21 +151,26 @@ pub(super) fn serve(
         .run();
     let handle = server.handle();
     let (server, running) = abortable(server);
-    Ok((Listening { server: handle, running, socket: listener }, async { server.await.unwrap_or(Ok(())) }))
+    Ok((Listening { server: handle, running, socket: listener, present }, async { server.await.unwrap_or(Ok(())) }))
 }
 
 /// Counts a client's connection for as long as actix keeps its data.
-struct Connection(Metrics);
+struct Connection {
+    metrics: Metrics,
+    open: Arc<AtomicUsize>,
+}
 
 impl Connection {
-    fn open(metrics: &Metrics) -> Self {
+    fn open(metrics: &Metrics, open: &Arc<AtomicUsize>) -> Self {
         metrics.connection_opened();
-        Self(metrics.clone())
+        open.fetch_add(1, Ordering::AcqRel);
+        Self { metrics: metrics.clone(), open: Arc::clone(open) }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.0.connection_closed();
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.connection_closed();
     }
 }

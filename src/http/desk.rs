@@ -22,7 +22,6 @@ use actors::{
     stream::Kit,
 };
 use futures_util::future::LocalBoxFuture;
-use tokio::time::sleep;
 
 /// The handles and settings of one worker.
 pub struct Desk {
@@ -137,20 +136,7 @@ impl Slots {
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Acquire)
     }
-
-    /// Waits until none is taken. It looks now and then, so that requests needn't tell.
-    ///
-    /// # Cancel safety
-    /// May be dropped.
-    pub async fn idle(&self) {
-        while self.taken() > 0 {
-            sleep(BETWEEN_LOOKS).await;
-        }
-    }
 }
-
-/// How often [`Slots::idle`] looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// A running request's slot. Dropping it frees it.
 #[derive(Debug)]
