@@ -4,9 +4,10 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::mpsc::{self, Receiver},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use hne_load::{
@@ -40,7 +41,19 @@ struct Proxy {
     /// Where it only says where to go.
     plain: u16,
     certificate: Certificate,
-    _process: Process,
+    process: Process,
+    access_log: PathBuf,
+}
+
+/// Says what it saw, where a test fails.
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let seen = std::fs::read_to_string(&self.access_log).unwrap_or_default();
+            let odd = seen.lines().filter(|line| !line.contains("\" 200 ") || line.contains(" : "));
+            println!("{}\n{}", odd.collect::<Vec<_>>().join("\n"), self.process.stderr.so_far());
+        }
+    }
 }
 
 /// Starts nginx with the shipped configuration, but for addresses and paths, and one listener more.
@@ -52,13 +65,18 @@ fn proxy(world: &World, instances: &[u16]) -> Proxy {
     let certificate = Certificate::new();
     std::fs::copy(certificate.file(), folder.join("tls/fullchain.pem")).unwrap();
     std::fs::copy(certificate.key(), folder.join("tls/privkey.pem")).unwrap();
-    let shipped = ["server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;", "server 127.0.0.1:3000 max_fails=0;"];
+    let shipped = [
+        "server 127.0.0.1:3000 max_fails=1 fail_timeout=2s;",
+        "server 127.0.0.1:3000 max_fails=0;",
+        "server 127.0.0.1:3000 max_fails=1 fail_timeout=1s;",
+    ];
     let of = |line: &str| instances.iter().map(|port| line.replace("3000", &port.to_string())).collect::<String>();
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {kind};"));
     let mut config = SHIPPED.to_owned();
     for (from, to) in [
         (shipped[0], of(shipped[0])),
         (shipped[1], of(shipped[1])),
+        (shipped[2], of(shipped[2])),
         ("listen 443 ssl http2;", format!("listen 127.0.0.1:{tls} ssl http2;")),
         ("listen [::]:443 ssl http2;", format!("listen 127.0.0.1:{port};")),
         ("listen 80;", format!("listen 127.0.0.1:{plain};")),
@@ -84,7 +102,7 @@ fn proxy(world: &World, instances: &[u16]) -> Proxy {
     while std::net::TcpStream::connect(address).is_err() {
         assert!(started.elapsed() < DEADLINE, "{}", process.stderr.text);
     }
-    Proxy { client: Client::new(address), tls, plain, certificate, _process: process }
+    Proxy { client: Client::new(address), tls, plain, certificate, process, access_log: folder.join("access.log") }
 }
 
 fn token(world: &World) -> String {
@@ -249,6 +267,31 @@ fn a_restart_of_two_instances_in_turn_fails_no_request() {
     let books = one.json(&["ledger", "verify"]);
     println!("{answered} requests over three restarts, all answered whole; {books}");
     assert_eq!((&books["postings"], &books["drift"]), (&answered.into(), &0.into()));
+}
+
+#[test]
+fn one_instance_serves_beside_one_that_drains_and_one_that_is_gone() {
+    if !is_here() {
+        return;
+    }
+    let quick =
+        || World::on(Database::Sqlite).env("JWT_SECRET", SECRET).env("HNE__PROVIDERS__SIMULATOR__FRAME_GAP", "1ms");
+    let (one, other) = (quick(), quick().env("HNE__SHUTDOWN__DELAY", "1m"));
+    let (serves, mut drains, gone) = (one.serve(), other.serve(), free_port());
+    let nginx = proxy(&one, &[drains.address.port(), gone, serves.address.port()]);
+    drains.process.signal("TERM");
+    drains.process.stderr.wait_for("draining");
+    let (answers, callers) = light_load(&bearer(&one, nginx.client.clone()));
+    // For longer than an instance is passed over.
+    let started = hne_load::clock::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        all_well(&answers, 10);
+    }
+    drop(answers);
+    let answered: u64 = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+    assert_eq!(serves.stop("TERM").0.code, 0);
+    assert_eq!(one.json(&["ledger", "verify"])["postings"], answered);
+    println!("{answered} requests went past one that drained and one that was gone");
 }
 
 /// What an instance that stops does with the second request that comes.

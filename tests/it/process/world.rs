@@ -266,6 +266,12 @@ impl Pipe {
         }
     }
 
+    /// Returns all that came so far.
+    pub(crate) fn so_far(&mut self) -> &str {
+        self.text.extend(self.lines.try_iter().map(|(line, _)| line));
+        &self.text
+    }
+
     fn read_to_end(&mut self) {
         loop {
             match self.lines.recv_timeout(DEADLINE * 2) {
