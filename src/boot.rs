@@ -9,7 +9,7 @@ mod engine;
 mod folder;
 mod listener;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use actix_rt::Arbiter;
 use actors::{
@@ -19,6 +19,7 @@ use actors::{
     ports::{Clock, Directory, LedgerStore, SharedCache, StoreError, TokenVerifier},
     repeats::Repeats,
 };
+use futures_util::future::{Either, FutureExt as _, select};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -221,14 +222,15 @@ impl Gateway {
         Ok(recovered)
     }
 
-    /// Shuts down: new requests are turned away at once, running ones get their grace. Returns how many postings could
-    /// not be brought into the store: 0 unless it is away.
-    pub async fn stop(self) -> usize {
+    /// Shuts down: new requests are turned away at once, running ones get their grace, which is over when `hurry` is.
+    /// Returns how many postings could not be brought into the store: 0 unless it is away.
+    pub async fn stop(self, hurry: impl Future<Output = ()>) -> usize {
         let times = &self.config.shutdown;
+        let hurry = hurry.shared();
         self.gate.close();
         tracing::info!(running = self.slots.taken(), "draining");
-        sleep(times.delay).await;
-        self.drain(times.grace).await;
+        select(pin!(sleep(times.delay)), hurry.clone()).await;
+        self.drain(select(pin!(sleep(times.grace)), hurry)).await;
         let left = self.ledger.ask_close(times.flush_timeout).await;
         if left > 0 {
             tracing::warn!(postings = left, "usage could not be brought into the database; the journal has it");
@@ -242,15 +244,15 @@ impl Gateway {
     }
 
     /// Waits until the clients have gone. When the grace is over, their streams end; who doesn't read that is cut off.
-    async fn drain(&self, grace: Duration) {
-        let mut stopped = std::pin::pin!(async {
+    async fn drain(&self, grace: impl Future + Unpin) {
+        let mut stopped = pin!(async {
             self.server.close().await;
             // A worker goes when its own clients have gone, and what others read there would go with it.
             self.repeats.idle().await;
             until(|| self.slots.taken() == 0).await;
             self.server.stop().await;
         });
-        if timeout(grace, &mut stopped).await.is_ok() {
+        if let Either::Left(_) = select(&mut stopped, grace).await {
             return;
         }
         self.shutdown.send_replace(true);

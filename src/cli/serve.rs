@@ -37,7 +37,7 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             () = stop.wanted() => Ok(false),
         };
         if !matches!(serves, Ok(true)) {
-            service.stop().await;
+            service.stop(stop.wanted()).await;
             return Ok(serves.map(drop)?);
         }
         tracing::info!(address = %service.address(), "serving");
@@ -51,7 +51,8 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
             }
         }
         stop.wanted().await;
-        service.stop().await;
+        // Whoever asks twice is in a hurry.
+        service.stop(stop.wanted()).await;
         match server.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.into()),

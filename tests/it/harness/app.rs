@@ -118,7 +118,7 @@ impl Running {
                 service.recover().await.unwrap();
                 started.send(Ok(service.address())).unwrap();
                 stopped.await.unwrap_or_default();
-                let left = service.stop().await;
+                let left = service.stop(std::future::pending()).await;
                 server.await.unwrap().unwrap();
                 left
             })

@@ -122,6 +122,24 @@ fn after_the_grace_a_stream_ends_with_an_error_frame_and_is_booked() {
     assert_eq!(world.json(&["usage", "show", "ann"])["classes"][0]["requests"]["used"], 2);
 }
 
+#[test]
+fn a_second_signal_ends_the_grace() {
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock).env("HNE__SHUTDOWN__GRACE", "5m").env("HNE__SHUTDOWN__DELAY", "1m");
+    let mut service = world.serve();
+    let client = service.client(&world, "ann");
+    run(async {
+        let mut held = begin(&client, HELD, 1).await.remove(0);
+        service.process.signal("TERM");
+        service.process.stderr.wait_for("draining");
+        service.process.signal("INT");
+        assert_eq!(held.frames().await.unwrap().last().unwrap().error().unwrap()["code"], "draining");
+    });
+    let done = service.process.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(world.json(&["ledger", "verify"])["postings"], 1);
+}
+
 /// A proxy repeats elsewhere what was answered 503.
 #[test]
 fn after_the_grace_what_has_no_head_yet_is_told_by_its_status_and_is_not_charged() {
