@@ -31,6 +31,9 @@ const COPIED_BYTES: usize = 1024;
 
 /// Sends a request and waits for the head of its answer, which may be there before the request is sent.
 ///
+/// A provider may close a connection that was kept at any time (RFC 9112, section 9.5), also while a request is on its way
+/// to it: that says nothing of how it fares, so the request goes over a new one.
+///
 /// # Errors
 /// The provider can't be reached, or the connection broke.
 ///
@@ -41,18 +44,38 @@ pub(super) async fn exchange(
     head: RequestHead,
     body: Bytes,
 ) -> Result<(ResponseHead, Body), UpstreamError> {
-    let mut connection = pool.connect().await?;
-    let mut sending = Sending::new(pool, &head, body);
+    if let Some(kept) = pool.kept()
+        && let Some(answer) = ask(pool, kept, &head, body.clone()).await?
+    {
+        return Ok(answer);
+    }
+    ask(pool, pool.connect().await?, &head, body).await?.ok_or(UpstreamError::Broken)
+}
+
+/// Sends a request over this connection; `None` if it ended before anything of an answer came.
+async fn ask(
+    pool: &Pool,
+    mut connection: Connection,
+    head: &RequestHead,
+    body: Bytes,
+) -> Result<Option<(ResponseHead, Body)>, UpstreamError> {
+    let mut sending = Sending::new(pool, head, body);
     let mut codec = ClientCodec::new(pool.codec());
     // A refusal can come before the request is sent, and be why the rest isn't read: it counts, even where sending breaks.
     let mut sent = Poll::Pending;
+    let mut silent = true;
     let head = poll_fn(|cx| {
         if sent.is_pending() {
             sent = sending.poll(pool, &mut connection.socket, cx);
         }
-        poll_head(&mut connection, &mut codec, cx)
+        poll_head(&mut connection, &mut codec, &mut silent, cx)
     })
-    .await?;
+    .await;
+    let head = match head {
+        Ok(head) => head,
+        Err(_ended) if silent => return Ok(None),
+        Err(error) => return Err(error),
+    };
     // Whoever doesn't refuse it waits for the rest.
     if sent.is_pending() && head.status.is_success() {
         sent = Poll::Ready(poll_fn(|cx| sending.poll(pool, &mut connection.socket, cx)).await);
@@ -68,7 +91,7 @@ pub(super) async fn exchange(
     if matches!(body.framing, Framing::Over) {
         body.finish();
     }
-    Ok((head, body))
+    Ok(Some((head, body)))
 }
 
 /// A request that is being sent.
@@ -116,9 +139,11 @@ impl Sending {
     }
 }
 
+/// Reads up to the head of the answer; `silent` until anything has come.
 fn poll_head(
     connection: &mut Connection,
     codec: &mut ClientCodec,
+    silent: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<ResponseHead, UpstreamError>> {
     loop {
@@ -136,6 +161,7 @@ fn poll_head(
         if ready!(connection.poll_read(cx)).map_err(broken)? == 0 {
             return Poll::Ready(Err(UpstreamError::Broken));
         }
+        *silent = false;
     }
 }
 

@@ -101,17 +101,22 @@ impl Pool {
         self.0.codec.clone()
     }
 
-    /// Takes the connection that was used last, or opens one.
+    /// Takes the connection that was used last, if one was kept.
+    pub(super) fn kept(&self) -> Option<Connection> {
+        let idle = || self.0.idle.borrow_mut().pop();
+        while let Some(Idle { mut socket, .. }) = idle() {
+            if is_quiet(&mut socket) {
+                return Some(self.serving(socket));
+            }
+        }
+        None
+    }
+
+    /// Opens a connection.
     ///
     /// # Errors
     /// The provider can't be reached.
     pub(super) async fn connect(&self) -> Result<Connection, UpstreamError> {
-        let idle = || self.0.idle.borrow_mut().pop();
-        while let Some(Idle { mut socket, .. }) = idle() {
-            if is_quiet(&mut socket) {
-                return Ok(self.serving(socket));
-            }
-        }
         let socket = (self.0.dial)().await.map_err(|error| match error {
             ConnectError::Timeout => UpstreamError::ConnectTimeout,
             ConnectError::Disconnected => UpstreamError::Broken,

@@ -25,6 +25,8 @@ enum After {
     Keep,
     /// It closes the connection.
     Close,
+    /// It closes the connection when it is asked once more.
+    CloseWhenAsked,
 }
 
 /// A provider that answers each request with these bytes. Lives until the test's process ends.
@@ -68,6 +70,7 @@ impl Bytes {
 fn serve(mut connection: TcpStream, answer: &str, after: After) {
     let mut read = Vec::new();
     let mut piece = [0; 4096];
+    let mut answered = false;
     loop {
         while !is_request(&read) {
             match connection.read(&mut piece) {
@@ -76,7 +79,11 @@ fn serve(mut connection: TcpStream, answer: &str, after: After) {
             }
         }
         read.clear();
-        if connection.write_all(answer.as_bytes()).is_err() || matches!(after, After::Close) {
+        if answered && matches!(after, After::CloseWhenAsked) {
+            return;
+        }
+        answered = connection.write_all(answer.as_bytes()).is_ok();
+        if !answered || matches!(after, After::Close) {
             return;
         }
     }
@@ -234,4 +241,20 @@ fn comments_before_an_answer_are_kept_up_to_a_bound() {
         });
         app.wait_for_postings(1);
     }
+}
+
+/// As a provider does that keeps connections for a short time: its end and the next request meet halfway.
+#[test]
+fn a_kept_connection_that_ends_costs_its_request_nothing() {
+    const REQUESTS: usize = 40;
+    let provider = Bytes::answering(sized(""), After::CloseWhenAsked);
+    let mut app = provider.app().env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
+    app.unbalanced();
+    let client = caller(&app, "ann");
+    run(async {
+        for request in 0..REQUESTS {
+            assert_eq!(complete(&client, &chat("mock/chat", "kept")).await.status, 200, "{request}");
+        }
+    });
+    assert_eq!(provider.connections.load(Ordering::SeqCst), REQUESTS);
 }
