@@ -12,6 +12,7 @@ mod leaving;
 mod ledger;
 mod limits;
 mod network;
+mod odd;
 mod repeats;
 mod silence;
 mod wire;

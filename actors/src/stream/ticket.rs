@@ -136,8 +136,11 @@ impl Ticket {
     }
 }
 
+/// Returns the completion so far: the provider's figure where it is the last word, else our estimate.
 fn completion(seen: &Watched) -> i64 {
-    estimate_completion(seen.content_frames, seen.content_bytes).into()
+    let said = seen.usage.filter(|_| seen.is_complete());
+    said.map_or_else(|| estimate_completion(seen.content_frames, seen.content_bytes), |said| said.completion_tokens)
+        .into()
 }
 
 struct Charge {
@@ -166,8 +169,7 @@ fn charge(end: End, seen: &Watched, model: &Model, message_bytes: u64, reservati
         return Charge { amounts, estimated: false };
     }
     let prompt = i64::from(estimate_prompt(message_bytes, model.context));
-    let mut completion =
-        if begun { i64::from(estimate_completion(seen.content_frames, seen.content_bytes)) } else { 0 };
+    let mut completion = if begun { completion(seen) } else { 0 };
     let mut cost = price.of(prompt, completion);
     if outcome == Outcome::CutOff {
         let granted = reservation.granted();

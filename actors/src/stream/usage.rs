@@ -44,7 +44,7 @@ pub struct Answer {
     pub usage: Option<Usage>,
     /// Whether it has a `usage` that isn't null, believable or not.
     pub has_usage: bool,
-    /// Whether it has a top-level `error` that isn't null.
+    /// Whether it has a top-level `error` that isn't null, false or "".
     pub error: bool,
     /// How many choices it has.
     pub choices: usize,
@@ -67,7 +67,7 @@ pub fn read_answer(json: &[u8], max_tokens: u32) -> Option<Answer> {
     Some(Answer {
         usage: body.usage.and_then(|usage| read_usage(usage.get(), max_tokens)),
         has_usage: body.usage.is_some(),
-        error: body.error.is_some(),
+        error: body.error.is_some_and(|error| !matches!(error.get(), r#""""# | "false")),
         choices: choices.count,
         finished: choices.finished,
         content_bytes: choices.content_bytes,
@@ -170,13 +170,60 @@ pub struct Text {
     pub object_len: usize,
 }
 
-/// Counts the bytes of text that a model wrote into the delta or message at the start of `json`: `content`, `refusal`,
-/// `arguments` of tool calls, and the reasoning (once, where a provider sends it under both of its names). JSON escapes
-/// count as they are written, which is good enough for an estimate. What isn't text of the model has other names.
+/// A value whose strings count by rules of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Within {
+    /// A list in the place of `content`: its parts' `text` counts, too.
+    Parts,
+    /// `reasoning_details`, which say once more what `reasoning` says, as a rule.
+    Details,
+    /// `annotations`: what they quote is not the model's.
+    Annotations,
+}
+
+impl Within {
+    fn of(key: &[u8]) -> Option<Self> {
+        match key {
+            b"content" => Some(Self::Parts),
+            b"reasoning_details" => Some(Self::Details),
+            b"annotations" => Some(Self::Annotations),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes of text, by what they are.
+#[derive(Default)]
+struct Found {
+    text: u64,
+    /// Providers send it under both of its names, or one.
+    reasoning: u64,
+    details: u64,
+}
+
+impl Found {
+    fn count(&mut self, within: Option<Within>, key: &[u8], len: usize) {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        match (within, key) {
+            (Some(Within::Annotations), _) => {}
+            (Some(Within::Details), b"text" | b"summary") => self.details += len,
+            (Some(Within::Parts), b"text" | b"thinking") | (None, b"transcript") => self.text += len,
+            (_, b"content" | b"refusal" | b"arguments") => self.text += len,
+            (_, b"reasoning" | b"reasoning_content") => self.reasoning = len.max(self.reasoning),
+            _ => {}
+        }
+    }
+}
+
+/// Counts the bytes of text that a model wrote into the delta or message at the start of `json`: `content`, also where
+/// it is a list of parts, `refusal`, `arguments` of tool calls, what was said aloud (`transcript`), and the reasoning
+/// (once, where a provider sends it under several names). JSON escapes count as they are written, which is good enough
+/// for an estimate.
 #[must_use]
 pub fn text(json: &[u8]) -> Text {
-    let (mut bytes, mut reasoning) = (0, 0);
+    let mut found = Found::default();
     let mut key: &[u8] = b"";
+    let mut within: Option<(u32, Within)> = None;
     let mut depth = 0_u32;
     let mut at = 0;
     while let Some(&byte) = json.get(at) {
@@ -190,15 +237,15 @@ pub fn text(json: &[u8]) -> Text {
                     key = string;
                     continue;
                 }
-                let len = u64::try_from(string.len()).unwrap_or(u64::MAX);
-                match key {
-                    b"content" | b"refusal" | b"arguments" => bytes += len,
-                    b"reasoning" | b"reasoning_content" => reasoning = len.max(reasoning),
-                    _ => {}
-                }
+                found.count(within.map(|(_, within)| within), key, string.len());
+                key = b"";
             }
-            b'{' | b'[' => depth += 1,
+            b'{' | b'[' => {
+                depth += 1;
+                within = within.or_else(|| Some((depth, Within::of(key)?)));
+            }
             b'}' | b']' => {
+                within = within.filter(|(opened, _)| *opened < depth);
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
                     break;
@@ -207,7 +254,7 @@ pub fn text(json: &[u8]) -> Text {
             _ => {}
         }
     }
-    Text { bytes: bytes + reasoning, object_len: at }
+    Text { bytes: found.text + found.reasoning.max(found.details), object_len: at }
 }
 
 /// Returns the place after the quote that ends the string whose text starts at `from`; the end of `json` if none does.

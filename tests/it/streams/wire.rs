@@ -20,7 +20,7 @@ pub(super) const ANSWER: &str = r#"{"object":"chat.completion","choices":[{"inde
 
 /// What a provider does when it was asked.
 #[derive(Clone, Copy)]
-enum After {
+pub(super) enum After {
     /// It waits for the next request.
     Keep,
     /// It closes the connection.
@@ -30,7 +30,7 @@ enum After {
 }
 
 /// A provider that answers each request with these bytes. Lives until the test's process ends.
-struct Bytes {
+pub(super) struct Bytes {
     address: SocketAddr,
     /// Connections that came.
     connections: Arc<AtomicUsize>,
@@ -39,7 +39,7 @@ struct Bytes {
 }
 
 impl Bytes {
-    fn answering(answer: String, after: After) -> Self {
+    pub(super) fn answering(answer: String, after: After) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -59,7 +59,7 @@ impl Bytes {
     }
 
     /// An app with this provider, on one thread.
-    fn app(&self) -> AppBuilder {
+    pub(super) fn app(&self) -> AppBuilder {
         TestApp::on(Database::Sqlite)
             .env("OPENROUTER_BASE_URL", format!("http://{}/v1", self.address))
             .env("HNE__SERVER__WORKERS", "1")

@@ -232,19 +232,25 @@ impl Reader {
             return (PieceKind::Frames, deltas.only);
         }
         let answer = usage::read_answer(payload, self.options.max_tokens).unwrap_or_default();
+        // Whatever broke off is charged as the provider says, too.
+        self.watched.usage = answer.usage.or(self.watched.usage);
         if answer.error {
             self.watched.failed = true;
+            self.count_text(deltas.bytes);
             return (PieceKind::Error, None);
         }
         self.count(deltas.bytes);
         self.watched.finished |= answer.finished;
-        self.watched.usage = answer.usage.or(self.watched.usage);
         let kind = if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames };
         (kind, None)
     }
 
     fn count(&mut self, text: u64) {
         self.watched.data_frames += 1;
+        self.count_text(text);
+    }
+
+    fn count_text(&mut self, text: u64) {
         self.watched.content_frames += u64::from(text > 0);
         self.watched.content_bytes += text;
     }

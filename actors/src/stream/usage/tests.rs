@@ -71,7 +71,9 @@ fn a_whole_answer_is_read() {
         Answer { usage, has_usage: true, error: false, choices: 2, finished: true, content_bytes: 14 + 2 }
     );
     assert!(read_answer(br#"{"error":{"message":"no"}}"#, 1).unwrap().error);
-    assert!(!read_answer(br#"{"error":null,"choices":null}"#, 1).unwrap().error);
+    for none in ["null", r#""""#, "false"] {
+        assert!(!read_answer(format!(r#"{{"error":{none},"choices":null}}"#).as_bytes(), 1).unwrap().error, "{none}");
+    }
     assert!(!read_answer(br#"{"choices":[{"finish_reason":"error"},{"finish_reason":""}]}"#, 1).unwrap().finished);
     for nonsense in ["", "<html>", "[]", "null", r#"{"choices":1}"#, r#"{"choices":[]"#, "\u{0}"] {
         assert_eq!(read_answer(nonsense.as_bytes(), 1), None, "{nonsense}");
@@ -89,7 +91,15 @@ fn text_is_counted_wherever_models_write_it() {
         (r#"{"content":"","reasoning":"thin","reasoning_content":"thin","reasoning_details":[{"text":"thin"}]}"#, 4),
         (r#"{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{\"a\":1}"}}]}"#, 9),
         (r#"{"refusal":"I can't"}"#, 7),
-        (r#"{"content":[{"type":"text","text":"x"}]}"#, 0),
+        (r#"{"content":[{"type":"text","text":"abc"},{"type":"text","text":"de"}],"text":"no"}"#, 5),
+        (r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"abc"}]},{"thinking":"de"}]}"#, 5),
+        (r#"{"content":["a",{"type":"text","text":"b"}]}"#, 2),
+        (r#"{"reasoning_details":[{"type":"reasoning.text","text":"abc"},{"summary":"de"}]}"#, 5),
+        (r#"{"reasoning":"longer","reasoning_details":[{"text":"abc"}]}"#, 6),
+        (r#"{"audio":{"id":"a","data":"AAAA","transcript":"abc"}}"#, 3),
+        (r#"{"content":"ab","annotations":[{"url_citation":{"content":"long","title":"t"}}],"refusal":"c"}"#, 3),
+        (r#"{"annotations":[],"content":"ab"}"#, 2),
+        (r#"{"content":null,"tool_calls":[{"function":{"arguments":"ab","text":"no"}}]}"#, 2),
         (r#"{"content":"cut"#, 2),
         ("{}", 0),
         ("", 0),

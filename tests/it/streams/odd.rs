@@ -1,0 +1,78 @@
+//! Answers in forms that few providers send.
+
+use serde_json::Value;
+
+use super::{
+    Charge, caller, charges, last_error, prompt_of,
+    wire::{After, Bytes},
+};
+use crate::harness::app::{TestApp, chat, run, stream};
+
+const FINISHED: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+
+/// A stream with these payloads.
+fn events(payloads: &[&str]) -> String {
+    let body: String = payloads.iter().map(|payload| format!("data: {payload}\n\n")).collect();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Has a provider stream these payloads to a user of a plan with so many tokens a day beside the prompt's.
+fn play(payloads: &[&str], tokens: i64) -> (TestApp, Value, Vec<hne_load::client::Frame>) {
+    let provider = Bytes::answering(events(payloads), After::Keep);
+    let mut app = provider.app().env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
+    // This provider keeps no books.
+    app.unbalanced();
+    let body = chat("mock/chat", "odd");
+    let limit = (prompt_of(&body) + tokens).to_string();
+    app.cli(&["plan", "set", "tight", "basic", "--tokens", &limit]);
+    app.user("ann", "tight");
+    let frames = run(async { stream(&caller(&app, "ann"), &body).await.frames().await.unwrap() });
+    (app, body, frames)
+}
+
+/// Asserts what one such stream is charged.
+fn charged(payloads: &[&str], charge: impl Fn(&Value) -> Charge) {
+    let (app, body, frames) = play(payloads, 100_000);
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [charge(&body)], "{payloads:?}: {frames:?}");
+}
+
+#[test]
+fn text_in_parts_is_estimated_as_text_is() {
+    let part = format!(r#"{{"choices":[{{"delta":{{"content":[{{"type":"text","text":"{}"}}]}}}}]}}"#, "x".repeat(400));
+    charged(&[&part, &part, FINISHED, "[DONE]"], |body| Charge::estimated("completed", body, 200));
+}
+
+#[test]
+fn what_is_quoted_is_no_text_of_the_model_s() {
+    let quoted = format!(
+        r#"{{"choices":[{{"delta":{{"content":"abcd","annotations":[{{"url_citation":{{"content":"{}"}}}}]}}}}]}}"#,
+        "x".repeat(4_000)
+    );
+    charged(&[&quoted, FINISHED, "[DONE]"], |body| Charge::estimated("completed", body, 1));
+}
+
+#[test]
+fn usage_beside_an_error_counts() {
+    let error = r#"{"error":{"code":502},"choices":[],"usage":{"prompt_tokens":500,"completion_tokens":300}}"#;
+    let text = r#"{"choices":[{"delta":{"content":"abcd"}}]}"#;
+    charged(&[text, error], |_| Charge::reported("provider_error", 500, 300));
+}
+
+#[test]
+fn a_whole_answer_is_handed_over_where_its_usage_is_within_the_limit() {
+    let escaped = r"\u4e2d".repeat(1_000);
+    let text = format!(r#"{{"choices":[{{"delta":{{"content":"{escaped}"}}}}]}}"#);
+    let usage = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":900}}"#;
+    let (app, _, frames) = play(&[&text, FINISHED, usage, "[DONE]"], 1_000);
+    assert!(frames.last().unwrap().is_done(), "{frames:?}");
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::reported("completed", 9, 900)]);
+}
+
+#[test]
+fn usage_that_is_not_the_last_word_limits_nothing() {
+    let nothing_yet = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0}}"#;
+    let text = format!(r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#, "x".repeat(8_000));
+    let (app, body, frames) = play(&[nothing_yet, &text], 1_000);
+    assert_eq!(last_error(&frames), "insufficient_quota");
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated("cut_off", &body, 1_000)]);
+}
