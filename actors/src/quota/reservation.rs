@@ -86,10 +86,15 @@ pub struct Standing {
 }
 
 impl Reservation {
-    /// Returns what it was granted so far.
+    /// Returns what so many tokens are charged where the request is cut off: no more than was granted of a figure that
+    /// has a ceiling.
     #[must_use]
-    pub fn granted(&self) -> Amounts {
-        self.granted.amounts
+    pub fn capped(&self, prompt_tokens: i64, completion_tokens: i64) -> Amounts {
+        let (granted, limits) = (self.granted.amounts, self.limits());
+        let completion_tokens = limits.tokens.map_or(i64::MAX, |_| granted.completion_tokens).min(completion_tokens);
+        let most = limits.cost.map_or(Nanodollars(i64::MAX), |_| granted.cost);
+        let cost = self.price.of(prompt_tokens, completion_tokens).min(most);
+        Amounts { requests: 1, prompt_tokens, completion_tokens, cost }
     }
 
     /// Returns the price that its estimate goes by.

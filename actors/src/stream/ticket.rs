@@ -9,7 +9,7 @@ use super::{
     usage::{estimate_completion, estimate_prompt},
 };
 use crate::{
-    domain::{Amounts, ErrorCode, Model, Nanodollars, Outcome, Timestamp},
+    domain::{Amounts, ErrorCode, Model, Outcome, Timestamp},
     ledger::{Receipt, Unwritten},
     outcome::RequestOutcome,
     quota::{Cover, Permit, Reservation, Settlement, Wish},
@@ -169,13 +169,15 @@ fn charge(end: End, seen: &Watched, model: &Model, message_bytes: u64, reservati
         return Charge { amounts, estimated: false };
     }
     let prompt = i64::from(estimate_prompt(message_bytes, model.context));
-    let mut completion = if begun { completion(seen) } else { 0 };
-    let mut cost = price.of(prompt, completion);
-    if outcome == Outcome::CutOff {
-        let granted = reservation.granted();
-        completion = completion.min(granted.completion_tokens);
-        cost = Nanodollars(price.of(prompt, completion).0.min(granted.cost.0));
-    }
-    let amounts = Amounts { requests: 1, prompt_tokens: prompt, completion_tokens: completion, cost };
+    let completion = if begun { completion(seen) } else { 0 };
+    let amounts = match outcome {
+        Outcome::CutOff => reservation.capped(prompt, completion),
+        _ => Amounts {
+            requests: 1,
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            cost: price.of(prompt, completion),
+        },
+    };
     Charge { amounts, estimated: true }
 }

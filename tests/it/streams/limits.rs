@@ -103,6 +103,27 @@ fn a_stream_is_cut_off_when_the_tokens_are_used_up() {
     assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated("cut_off", &body, 20)]);
 }
 
+/// What has no ceiling isn't capped by what was reserved of it.
+#[test]
+fn a_stream_that_is_cut_off_is_charged_for_all_that_was_handed_over() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let model = ["model", "add", "dear", "--class", "basic", "--provider", "openrouter", "--output-price", "1000"];
+    app.cli(&[&model[..], &["--upstream-model", "mock/chat+frames-60+hold-after-40"]].concat());
+    let mut body = chat("dear", "cut");
+    // Far less than the answer has, or than there is money or are tokens for.
+    body["max_tokens"] = 5.into();
+    let tokens = (prompt_of(&body) + 20).to_string();
+    for (user, limit) in [("bea", ["--cost-usd", "0.02"]), ("cem", ["--tokens", tokens.as_str()])] {
+        let client = plan(&app, user, &limit);
+        let frames = run(async { stream(&client, &body).await.frames().await.unwrap() });
+        assert_eq!(last_error(&frames), "insufficient_quota", "{user}");
+        let charge = charges(&app.wait_for_postings(if user == "bea" { 1 } else { 2 }), user)[0];
+        assert_eq!((charge.outcome, charge.cost), ("cut_off", 20_000_000), "{user}");
+        let handed_over = 2 * i64::try_from(frames.iter().filter(|frame| frame.content().is_some()).count()).unwrap();
+        assert!((handed_over..=handed_over + 4).contains(&charge.tokens.1), "{user}: {charge:?}, {handed_over}");
+    }
+}
+
 #[test]
 fn a_stream_is_cut_off_when_the_cost_is_used_up() {
     let app = TestApp::on(Database::Sqlite).start();
