@@ -6,7 +6,8 @@
 //!   `free + taken by running requests + used up by postings that it doesn't have yet`.
 //! - Whatever leaves `free` was in it: no figure of it is ever below 0.
 //! - A settlement may exceed its promise (a provider reported more than was granted); as much of that as is free is
-//!   taken from the lease, the rest is booked all the same.
+//!   taken from the lease, the rest is booked all the same. Until the store has that posting it would lend the rest once
+//!   more: what is promised is within what is free, and within what is left of the limit by all that is known here.
 //! - Nothing is counted against a ceiling that is absent.
 
 use crate::domain::{Amounts, Limits, Nanodollars, Portion, Price, Window};
@@ -117,6 +118,8 @@ pub struct Account {
     pub reserved: Amounts,
     /// What the store has lent.
     pub lease: Lease,
+    /// What was settled here beyond what was lent, and hasn't reached the store.
+    pub over: Portion,
 }
 
 /// A part of an account's limit, as far as it is this instance's.
@@ -126,7 +129,7 @@ pub struct Lease {
     pub free: Portion,
     /// Lent to other instances, when the store was last asked.
     pub elsewhere: Portion,
-    /// Used by other instances, and not in `used`.
+    /// Used by other instances, and not in `used`; below 0 where the store's figure was corrected.
     pub behind: Portion,
 }
 
@@ -152,7 +155,7 @@ impl Account {
     /// Makes the account of a window.
     #[must_use]
     pub fn new(window: Window, used: Amounts) -> Self {
-        Self { window, used, reserved: Amounts::ZERO, lease: Lease::default() }
+        Self { window, used, reserved: Amounts::ZERO, lease: Lease::default(), over: Portion::ZERO }
     }
 
     /// Returns a ceiling beside its counts. What is lent elsewhere counts as reserved.
@@ -166,19 +169,26 @@ impl Account {
     /// Takes over what the store says: what all have used, what is lent here, and what is lent to others.
     ///
     /// `quiet` says that nothing is promised here or on its way to the store. Otherwise what is leased and neither free
-    /// nor promised was settled here and is on its way, and the store's figure lacks it.
+    /// nor promised was settled here and is on its way, as is what is over, and the store's figure lacks it.
     pub fn renew(&mut self, used: Amounts, leased: Portion, elsewhere: Portion, limits: &Limits, quiet: bool) {
         if quiet {
-            (self.used, self.lease.free) = (used, leased);
+            (self.used, self.lease.free, self.over) = (used, leased, Portion::ZERO);
         }
         let settled = limited(leased - self.lease.free - self.reserved.into(), limits);
-        let behind = Portion::from(used) + settled - self.used.into();
-        self.lease.behind = limited(behind, limits).zip(Portion::ZERO, i64::max);
+        let behind = Portion::from(used) + settled + self.over - self.used.into();
+        self.lease.behind = limited(behind, limits);
         self.lease.elsewhere = elsewhere;
     }
 
-    fn free(&self, dimension: Dimension, limits: &Limits) -> i64 {
-        dimension.limit(limits).map_or(i64::MAX, |_| dimension.of(self.lease.free))
+    /// Returns what may be promised of a figure.
+    pub(super) fn free(&self, dimension: Dimension, limits: &Limits) -> i64 {
+        let left = self.figure(dimension, limits).remaining();
+        left.map_or(i64::MAX, |left| dimension.of(self.lease.free).min(left))
+    }
+
+    /// Says whether more of a figure is lent than is left of its limit.
+    pub(super) fn is_overlent(&self, dimension: Dimension, limits: &Limits) -> bool {
+        self.free(dimension, limits) < dimension.of(self.lease.free)
     }
 
     /// Promises one request and, of its ask, all or as much as is free.

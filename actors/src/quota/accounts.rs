@@ -87,15 +87,18 @@ impl Counts {
     pub(crate) fn settle(&mut self, against: &Against, granted: Grant, truth: Amounts, posted: bool) -> Portion {
         let mut leased = Portion::ZERO;
         for held in self.counting(against) {
-            if held.account.window == against.window {
+            let used_up = if held.account.window == against.window {
                 // What was taken from a lease that is forgotten can't go back to it.
                 let current = held.loan.generation == against.generation;
                 let taken = if current { granted.taken } else { Portion::ZERO };
                 leased = held.account.settle(Grant { taken, ..granted }, truth, &against.line.limits);
+                leased
             } else {
-                held.account.settle(Grant::default(), truth, &Limits::default());
+                held.account.settle(Grant::default(), truth, &Limits::default())
+            };
+            if posted {
+                held.sent(Portion::from(truth) - used_up);
             }
-            held.loan.unflushed += u64::from(posted);
             held.touch();
         }
         self.unflushed += u64::from(posted);
@@ -105,11 +108,14 @@ impl Counts {
     /// Takes back a truth that couldn't be recorded, and gives back what it used up of the lease, if that is still held.
     pub(super) fn unsettle(&mut self, against: &Against, truth: Amounts, leased: Portion, posted: bool) {
         for held in self.counting(against) {
-            if held.account.window == against.window && held.loan.generation == against.generation {
+            let leased = if held.account.window == against.window { leased } else { Portion::ZERO };
+            if held.loan.generation == against.generation {
                 held.account.lease.free += leased;
             }
             held.account.used -= truth;
-            held.loan.unflushed = held.loan.unflushed.saturating_sub(u64::from(posted));
+            if posted {
+                held.arrived(Portion::from(truth) - leased);
+            }
             held.touch();
         }
         self.unflushed = self.unflushed.saturating_sub(u64::from(posted));
@@ -258,8 +264,10 @@ impl Accounts {
         for posting in postings {
             let windows = posting.windows();
             let counted = |held: &&mut Held| held.class == posting.class && windows.contains(&held.account.window);
+            let lent = posting.window.at(posting.opened_at);
             for held in counts.held.iter_mut().filter(counted) {
-                held.loan.unflushed = held.loan.unflushed.saturating_sub(1);
+                let leased = if held.account.window == lent { posting.leased } else { Portion::ZERO };
+                held.arrived(Portion::from(posting.amounts) - leased);
                 held.touch();
             }
         }

@@ -42,7 +42,9 @@ pub(crate) struct Loan {
     /// Counts how often all leases were forgotten: what was taken before can't be given back.
     pub(super) generation: u64,
     /// Postings that were settled here and haven't reached the store.
-    pub(super) unflushed: u64,
+    unflushed: u64,
+    /// Whether some have reached it since it was asked: its answer may lack them.
+    flushed: bool,
     /// Something is queued or under way.
     pub(super) asked: bool,
     /// What was asked, until its answer is known.
@@ -102,6 +104,20 @@ impl Held {
         *current += taken;
     }
 
+    /// Notes that a posting is on its way to the store, and by how much it exceeds its lease.
+    pub(super) fn sent(&mut self, over: Portion) {
+        self.loan.unflushed += 1;
+        self.account.over += over;
+    }
+
+    /// Notes that it is there, or will never be.
+    pub(super) fn arrived(&mut self, over: Portion) {
+        self.loan.unflushed = self.loan.unflushed.saturating_sub(1);
+        self.loan.flushed = true;
+        // It may be from before this account was known.
+        self.account.over = (self.account.over - over).zip(Portion::ZERO, i64::max);
+    }
+
     /// Says whether nothing is promised, unflushed or under way: what the store says is then all there is.
     pub(super) fn is_quiet(&self) -> bool {
         self.account.reserved == Amounts::ZERO && self.loan.unflushed == 0
@@ -117,7 +133,13 @@ impl Held {
             Dimension::Tokens => tokens,
             Dimension::Cost => cost,
         };
-        if !(fresh && short) {
+        if !fresh {
+            return Verdict::Ask;
+        } else if self.account.is_overlent(dimension, &loan.limits) {
+            // The store doesn't know yet what was used, or it knows, and there is nothing left.
+            let known = dimension.of(self.account.over) == 0;
+            return if known { Verdict::Exhausted } else { Verdict::Elsewhere };
+        } else if !short {
             return Verdict::Ask;
         }
         let recall = loan.recall.filter(|(_, at)| now.saturating_duration_since(*at) < RECALL_COUNTS);
@@ -157,7 +179,7 @@ impl Held {
         let most = if self.loan.contended.is_some() || returns { need } else { self.most(ask.need, ask.most) };
         let obeyed = self.loan.obeyed;
         let ask = LeaseAsk { give_back, need, most, obeyed, ..ask };
-        self.loan.pending = Some(ask);
+        (self.loan.pending, self.loan.flushed) = (Some(ask), false);
         (ask, self.loan.epoch)
     }
 
@@ -178,7 +200,11 @@ impl Held {
         if loan.pending.is_some_and(|pending| pending.exchange == ask.exchange) {
             account.lease.free += answer.granted;
         }
+        let behind = account.lease.behind;
         account.renew(answer.used, answer.leased, answer.elsewhere, &ask.limits, quiet);
+        if loan.flushed && !quiet {
+            account.lease.behind = account.lease.behind.zip(behind, i64::max);
+        }
         let short = |dimension: Dimension| {
             dimension.limit(&ask.limits).is_some() && dimension.of(answer.granted) < dimension.of(ask.need)
         };

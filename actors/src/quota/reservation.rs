@@ -220,7 +220,7 @@ impl Reservation {
         self.with_held(|held| {
             [Dimension::Tokens, Dimension::Cost].into_iter().find_map(|dimension| {
                 let figure = held.account.figure(dimension, &line.limits);
-                let full = figure.limit.is_some() && dimension.of(held.account.lease.free) == 0;
+                let full = figure.limit.is_some() && held.account.free(dimension, &line.limits) == 0;
                 full.then_some(Shortage { class: line.class, dimension, figure, window })
             })
         })?

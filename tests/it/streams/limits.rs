@@ -106,21 +106,21 @@ fn a_stream_is_cut_off_when_the_tokens_are_used_up() {
 /// What has no ceiling isn't capped by what was reserved of it.
 #[test]
 fn a_stream_that_is_cut_off_is_charged_for_all_that_was_handed_over() {
-    let app = TestApp::on(Database::Sqlite).start();
-    let model = ["model", "add", "dear", "--class", "basic", "--provider", "openrouter", "--output-price", "1000"];
-    app.cli(&[&model[..], &["--upstream-model", "mock/chat+frames-60+hold-after-40"]].concat());
     let mut body = chat("dear", "cut");
     // Far less than the answer has, or than there is money or are tokens for.
     body["max_tokens"] = 5.into();
     let tokens = (prompt_of(&body) + 20).to_string();
-    for (user, limit) in [("bea", ["--cost-usd", "0.02"]), ("cem", ["--tokens", tokens.as_str()])] {
-        let client = plan(&app, user, &limit);
+    for limit in [["--cost-usd", "0.02"], ["--tokens", tokens.as_str()]] {
+        let app = TestApp::on(Database::Sqlite).start();
+        let model = ["model", "add", "dear", "--class", "basic", "--provider", "openrouter", "--output-price", "1000"];
+        app.cli(&[&model[..], &["--upstream-model", "mock/chat+frames-60+hold-after-40"]].concat());
+        let client = plan(&app, "ann", &limit);
         let frames = run(async { stream(&client, &body).await.frames().await.unwrap() });
-        assert_eq!(last_error(&frames), "insufficient_quota", "{user}");
-        let charge = charges(&app.wait_for_postings(if user == "bea" { 1 } else { 2 }), user)[0];
-        assert_eq!((charge.outcome, charge.cost), ("cut_off", 20_000_000), "{user}");
+        assert_eq!(last_error(&frames), "insufficient_quota", "{limit:?}");
+        let charge = charges(&app.wait_for_postings(1), "ann")[0];
+        assert_eq!((charge.outcome, charge.cost), ("cut_off", 20_000_000), "{limit:?}");
         let handed_over = 2 * i64::try_from(frames.iter().filter(|frame| frame.content().is_some()).count()).unwrap();
-        assert!((handed_over..=handed_over + 4).contains(&charge.tokens.1), "{user}: {charge:?}, {handed_over}");
+        assert!((handed_over..=handed_over + 4).contains(&charge.tokens.1), "{limit:?}: {charge:?}, {handed_over}");
     }
 }
 
@@ -297,5 +297,60 @@ fn a_lease_under_another_limit_goes_back_within_2_seconds() {
         for status in [200, 200, 429] {
             assert_eq!(complete(&client, &chat("mock/chat", "more")).await.status, status);
         }
+    });
+}
+
+/// Asks one after the other until it is refused, and returns how many were answered.
+async fn until_refused(client: &Client, body: &Value) -> usize {
+    for answered in 0..30 {
+        let status = complete(client, body).await.status;
+        if status != 200 {
+            assert_eq!(status, 429);
+            return answered;
+        }
+    }
+    30
+}
+
+/// What a provider reports beyond a request's reserve isn't in the store until it is flushed; it would lend it once more.
+#[test]
+fn a_limit_is_passed_by_one_request_s_excess_at_most() {
+    for (limit, model, most) in
+        [(["--cost-usd", "1"], "mock/chat+cost-0.4", 3), (["--tokens", "1000"], "mock/chat+prompt-5+completion-395", 3)]
+    {
+        let app = TestApp::on(Database::Sqlite).env("HNE__LEDGER__FLUSH_INTERVAL", "300ms").start();
+        let client = plan(&app, "ann", &limit);
+        let mut body = chat(model, "excess");
+        body["max_tokens"] = 1.into();
+        assert_eq!(run(until_refused(&client, &body)), most, "{limit:?}");
+        // And when the store has it all.
+        app.wait_for_postings(most);
+        assert_eq!(run(until_refused(&client, &body)), 0, "{limit:?}");
+    }
+}
+
+#[test]
+fn a_correction_shows_while_streams_run() {
+    const HELD: &str = "mock/held+hold-after-1+prompt-5+completion-7";
+    let app = TestApp::on(Database::Sqlite).start();
+    let client = plan(&app, "ann", &["--requests", "10"]);
+    run(async {
+        let mut running = stream(&client, &chat(HELD, "running")).await;
+        running.frame().await.unwrap();
+        for _ in 0..9 {
+            assert_eq!(complete(&client, &chat("mock/chat", "done")).await.status, 200);
+        }
+        app.wait_for_postings(9);
+        assert_eq!(complete(&client, &chat("mock/chat", "refused")).await.status, 429);
+        app.cli(&["ledger", "adjust", "ann", "basic", "--requests", "-5", "--reason", "excused"]);
+        let well = async { while complete(&client, &chat("mock/chat", "again")).await.status != 200 {} };
+        tokio::time::timeout(DEADLINE, well).await.unwrap();
+        let requests = &usage(&client).await["requests"];
+        assert_eq!(
+            (&requests["used"], &requests["reserved"], &requests["remaining"]),
+            (&json!(5), &json!(1), &json!(4))
+        );
+        app.mock.release(HELD);
+        running.text().await.unwrap();
     });
 }
