@@ -68,7 +68,20 @@ impl Key {
 struct Fields<'a> {
     values: [Option<&'a RawValue>; Key::ALL.len()],
     doubled: Option<Key>,
+    /// A key that some providers read as one of those that matter, and that one.
+    alike: Option<(Box<str>, &'static str)>,
     forbidden: Vec<&'static str>,
+}
+
+/// Says whether a key is `known` to a decoder that goes by upper and lower case as Unicode folds them, as Go's does: the
+/// letters s and k have one more form each.
+fn is_alike(name: &str, known: &str) -> bool {
+    let fold = |letter: char| match letter {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        letter => letter.to_ascii_lowercase(),
+    };
+    name.chars().map(fold).eq(known.chars())
 }
 
 impl<'a> Fields<'a> {
@@ -121,7 +134,13 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         fields.doubled = fields.doubled.or(doubled.map(|_| key));
                         continue;
                     }
-                    fields.forbidden.extend(FORBIDDEN.into_iter().find(|forbidden| *forbidden == name));
+                    let known =
+                        Key::ALL.map(Key::name).into_iter().chain(FORBIDDEN).find(|known| is_alike(&name, known));
+                    match known {
+                        Some(forbidden) if forbidden == name => fields.forbidden.push(forbidden),
+                        Some(known) => fields.alike = Some((name.into(), known)),
+                        None => {}
+                    }
                     map.next_value::<IgnoredAny>()?;
                 }
                 Ok(fields)
@@ -176,6 +195,9 @@ impl ChatBody {
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|_json| ApiError::new(ErrorCode::InvalidJson))?;
         if let Some(key) = fields.doubled {
             return Err(ApiError::field(key.name(), format!("`{}` must be given only once.", key.name())));
+        }
+        if let Some((name, known)) = fields.alike {
+            return Err(ApiError::field(known, format!("Write `{known}` for `{name}`: some providers read it so.")));
         }
         let range = |value: &RawValue| {
             let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);

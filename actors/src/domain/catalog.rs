@@ -1,6 +1,9 @@
 //! Which models there are, what they cost, and what each plan allows.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +106,7 @@ pub struct Catalog {
     models: HashMap<ModelId, Arc<Model>>,
     plans: HashMap<PlanId, Arc<Plan>>,
     classes: Vec<Class>,
+    withheld: HashSet<ModelId>,
     pass_through: Option<PassThrough>,
 }
 
@@ -116,11 +120,14 @@ pub struct PassThrough {
 }
 
 impl Catalog {
-    /// Makes a snapshot of these rows.
+    /// Makes a snapshot of these rows, with the models to keep. A name of another one is nobody's: it has a class and a
+    /// price, with which it isn't passed through.
     #[must_use]
-    pub fn new(rows: CatalogRows, pass_through: Option<PassThrough>) -> Self {
+    pub fn new(rows: CatalogRows, keep: impl Fn(&Model) -> bool, pass_through: Option<PassThrough>) -> Self {
+        let (kept, others): (Vec<_>, Vec<_>) = rows.models.into_iter().partition(keep);
         Self {
-            models: rows.models.into_iter().map(|model| (model.id.clone(), Arc::new(model))).collect(),
+            models: kept.into_iter().map(|model| (model.id.clone(), Arc::new(model))).collect(),
+            withheld: others.into_iter().map(|model| model.id).collect(),
             plans: rows.plans.into_iter().map(|plan| (plan.id, Arc::new(plan))).collect(),
             classes: rows.classes,
             pass_through,
@@ -130,7 +137,7 @@ impl Catalog {
     /// Finds the model that a client named, or makes one of a `vendor/model` name where those are passed through.
     #[must_use]
     pub fn model(&self, id: &ModelId) -> Option<Arc<Model>> {
-        self.models.get(id).cloned().or_else(|| self.passed_through(id))
+        self.models.get(id).cloned().or_else(|| self.passed_through(id).filter(|_| !self.withheld.contains(id)))
     }
 
     fn passed_through(&self, id: &ModelId) -> Option<Arc<Model>> {

@@ -257,13 +257,12 @@ impl ModelRegistry {
 }
 
 /// Makes the snapshot that this process offers.
-fn snapshot(mut rows: CatalogRows, config: &Config) -> Catalog {
-    rows.models.retain(|model| (config.keep)(model));
+fn snapshot(rows: CatalogRows, config: &Config) -> Catalog {
     let pass_through = config.pass_through.as_ref().and_then(|to| {
         let class = rows.classes.iter().find(|class| class.name == to.class)?;
         Some(PassThrough { provider: Arc::clone(&to.provider), class: class.clone() })
     });
-    Catalog::new(rows, pass_through)
+    Catalog::new(rows, |model| (config.keep)(model), pass_through)
 }
 
 /// Answers by the deadline, also where the flight crashes: the loops must go on.

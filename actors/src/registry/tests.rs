@@ -86,12 +86,14 @@ async fn pass(time: Duration) {
 fn the_first_snapshot_is_there_when_it_is_ready() {
     on_paused_time(async {
         let world = World::start();
-        world.catalog.set(CatalogRows { models: vec![model("m1", "known"), model("m2", "gone")], ..rows(&[]) });
+        let models = vec![model("m1", "known"), model("m2", "gone"), model("vendor/dear", "gone")];
+        world.catalog.set(CatalogRows { models, ..rows(&[]) });
         assert!(!world.has("m1"));
         world.handle.ask_ready().await.unwrap();
         assert!(world.has("m1"));
         assert!(!world.has("m2"), "its provider can't be used");
         assert!(world.has("vendor/other"), "passed through");
+        assert!(!world.has("vendor/dear"), "it has a class and a price");
         assert!(world.handle.feed().is_fresh(world.now()));
         assert_eq!(world.handle.peek().class_name(ClassId(1)), "basic");
     });

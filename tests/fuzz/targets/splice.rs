@@ -19,7 +19,7 @@ use serde_json::{Value, json, value::RawValue};
 
 static MODEL: LazyLock<std::sync::Arc<Model>> = LazyLock::new(|| {
     let class = Class { id: ClassId(1), name: "basic".into() };
-    let catalog = Catalog::new(CatalogRows::default(), Some(PassThrough { provider: "p".into(), class }));
+    let catalog = Catalog::new(CatalogRows::default(), |_| true, Some(PassThrough { provider: "p".into(), class }));
     catalog.model(&"vendor/chosen".parse().unwrap()).unwrap()
 });
 

@@ -140,7 +140,7 @@ fn check_sent(body: &ChatBody, raw: &[u8], catalog: &Catalog) {
 #[test]
 fn no_body_crashes_the_parser_or_changes_on_its_way() {
     let class = Class { id: ClassId(1), name: "basic".into() };
-    let catalog = Catalog::new(CatalogRows::default(), Some(PassThrough { provider: "p".into(), class }));
+    let catalog = Catalog::new(CatalogRows::default(), |_| true, Some(PassThrough { provider: "p".into(), class }));
     proptest!(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() },
     |(raw in body(), stream in any::<bool>())| {
         match ChatBody::parse(Bytes::from(raw.clone()), stream) {
