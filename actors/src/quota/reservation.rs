@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Shortage, Wish,
+    Ask, Shortage, Wish,
     account::{Account, Dimension, Figure, Grant, limited},
     accounts::{Accounts, Against, UserState},
     loan::{Held, Verdict},
@@ -205,7 +205,18 @@ impl Reservation {
     /// # Cancel safety
     /// What the store has lent stays with the account.
     pub fn ask_more(&self, completion_tokens: i64) -> impl Future<Output = ()> + use<> {
-        let more = self.missing(completion_tokens.saturating_mul(2));
+        self.lend(self.missing(completion_tokens.saturating_mul(2)))
+    }
+
+    /// Asks the store for what this ask needs. To be followed by another [`Reservation::exchange`].
+    ///
+    /// # Cancel safety
+    /// As [`Reservation::ask_more`].
+    pub fn ask_for(&self, ask: &Ask) -> impl Future<Output = ()> + use<> {
+        self.lend(ask.whole())
+    }
+
+    fn lend(&self, more: Portion) -> impl Future<Output = ()> + use<> {
         let waiting = self.accounts.ask_lease(&self.user, self.against.line, self.against.window, more);
         async move {
             // Where the store is away nothing more is free, which is what the next look finds.

@@ -83,7 +83,16 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
         price: model.price,
     };
     let wish = Wish { caller: Arc::clone(&job.caller), model: model.key, line, ask };
-    let exchanged = shared.borrow_mut().ticket().and_then(|ticket| ticket.exchange(model, &wish));
+    let exchange = || shared.borrow_mut().ticket().and_then(|ticket| ticket.exchange(model, &wish));
+    let mut exchanged = exchange();
+    if exchanged == Some(false) {
+        // What is lent here is as much as the model before needed.
+        let more = shared.borrow_mut().ticket().map(|ticket| ticket.reservation().ask_for(&wish.ask));
+        if let Some(more) = more {
+            more.await;
+        }
+        exchanged = exchange();
+    }
     if let Some(fits) = exchanged {
         return fits;
     }

@@ -196,3 +196,20 @@ fn the_last_request_of_a_limit_may_fall_back() {
     });
     assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::reported("completed", 5, 7).costing(14_000)]);
 }
+
+#[test]
+fn a_fallback_that_is_far_dearer_is_asked_while_the_limit_has_enough() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let add = ["model", "add"];
+    let of = ["--class", "basic", "--provider", "openrouter", "--upstream-model"];
+    let dear = ["mock/two+prompt-5+completion-7", "--input-price", "1000", "--output-price", "1000"];
+    app.cli(&[&add[..], &["two"], &of, &dear].concat());
+    let cheap = ["mock/one+status-401", "--input-price", "0.001", "--output-price", "0.001", "--fallback", "two"];
+    app.cli(&[&add[..], &["one"], &of, &cheap].concat());
+    app.cli(&["plan", "set", "rich", "basic", "--window", "day", "--cost-usd", "50"]);
+    app.user("ann", "rich");
+    run(async {
+        assert_eq!(complete(&caller(&app, "ann"), &chat("one", "falls")).await.status, 200);
+    });
+    assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::reported("completed", 5, 7).costing(12_000_000)]);
+}
