@@ -23,6 +23,8 @@ pub struct ApiError {
     retry_after: Option<u64>,
     more: Map<String, Value>,
     shortage: Option<Box<Shortage>>,
+    /// Whether asking again gives the same, although the status may mean otherwise.
+    is_final: bool,
 }
 
 /// Tells SDKs that another try is of no use.
@@ -91,7 +93,15 @@ impl ApiError {
     pub fn new(code: ErrorCode) -> Self {
         let (status, _, message) = row(code);
         let retry_after = (status == 503).then_some(1);
-        Self { code, message: message.to_owned(), param: None, retry_after, more: Map::new(), shortage: None }
+        Self {
+            code,
+            message: message.to_owned(),
+            param: None,
+            retry_after,
+            more: Map::new(),
+            shortage: None,
+            is_final: false,
+        }
     }
 
     /// Makes a 400 about a field.
@@ -111,7 +121,7 @@ impl ApiError {
     pub fn of_shortage(shortage: &Shortage, catalog: &Catalog) -> Self {
         let Shortage { class, dimension, figure, window } = shortage;
         let shortage = Some(Box::new(*shortage));
-        let mut error = Self { shortage, ..Self::new(ErrorCode::InsufficientQuota) };
+        let mut error = Self { shortage, is_final: true, ..Self::new(ErrorCode::InsufficientQuota) };
         for (key, value) in [
             ("metric", json!(dimension.as_str())),
             ("limit", json!(figure.limit)),
@@ -156,6 +166,10 @@ impl ApiError {
         let mut error = Self::new(failure.code);
         if let Some(status) = failure.provider_status {
             error.more.insert("provider_status".into(), status.into());
+            if matches!(status, 400 | 413 | 422) {
+                error.message = format!("The model's provider refuses this request as it is, with status {status}.");
+                error.is_final = true;
+            }
         }
         if let Some(wait) = failure.retry_after {
             error.retry_after = Some(wait.as_secs().max(1));
@@ -208,7 +222,7 @@ impl ApiError {
         if let Some(seconds) = self.retry_after {
             response.insert_header((RETRY_AFTER, HeaderValue::from(seconds)));
         }
-        if self.code == ErrorCode::InsufficientQuota {
+        if self.is_final {
             response.insert_header((X_SHOULD_RETRY, HeaderValue::from_static("false")));
         }
         if self.code == ErrorCode::Draining {

@@ -183,8 +183,12 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     }
     let expected = if job.stream { "text/event-stream" } else { "application/json" };
     if &*response.content_type != expected {
-        let mut refusal = Refusal::new(Reason::Nonsense, Again::Elsewhere);
-        refusal.failure.provider_status = Some(response.status);
+        let told = match &*response.content_type {
+            "application/json" => told(kit, response.body, patience).await,
+            _ => None,
+        };
+        let mut refusal = told.unwrap_or_else(|| Refusal::new(Reason::Nonsense, Again::Elsewhere));
+        refusal.failure.provider_status.get_or_insert(response.status);
         return Err(refusal);
     }
     if job.stream {
@@ -217,7 +221,8 @@ async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shar
         if seen.frames > frames {
             (deadline, frames) = (kit.clock.now() + patience.first_byte, seen.frames);
         }
-        if seen.data_frames > 0 {
+        // `[DONE]` is one, but alone it is no answer.
+        if seen.data_frames > u64::from(seen.done) {
             state.hand_over_to_reader(Phase::Relaying(body));
             if let Some(ticket) = state.ticket() {
                 ticket.first_frame(kit.clock.now());
@@ -238,21 +243,33 @@ async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shar
     }
 }
 
-async fn whole_answer(
-    (kit, job, model): (&Kit, &Job, &Model),
-    mut body: UpstreamBody,
-    patience: Patience,
-    shared: &Shared,
-) -> Result<(), Refusal> {
-    let nonsense = || Refusal::new(Reason::Nonsense, Again::Elsewhere);
+/// Reads a body that comes in place of a stream; `None` if it is no error object.
+async fn told(kit: &Kit, body: UpstreamBody, patience: Patience) -> Option<Refusal> {
+    let whole = tokio::time::timeout(patience.first_byte, read_whole(kit, body, patience)).await.ok()?.ok()?;
+    read_answer(&whole, 0).filter(|answer| answer.error).map(|_| Refusal::of_error(&whole))
+}
+
+/// Reads a body to its end.
+async fn read_whole(kit: &Kit, mut body: UpstreamBody, patience: Patience) -> Result<Bytes, Refusal> {
     let mut whole = Bytes::new();
     while let Some(chunk) = next(&mut body, kit.clock.now() + patience.gap).await? {
         if whole.len() + chunk.len() > kit.config.max_answer_bytes {
-            return Err(nonsense());
+            return Err(Refusal::new(Reason::Nonsense, Again::Elsewhere));
         }
         whole = if whole.is_empty() { chunk } else { join(whole, &chunk) };
     }
-    let answer = read_answer(&whole, job.options(kit, model).max_tokens).ok_or_else(nonsense)?;
+    Ok(whole)
+}
+
+async fn whole_answer(
+    (kit, job, model): (&Kit, &Job, &Model),
+    body: UpstreamBody,
+    patience: Patience,
+    shared: &Shared,
+) -> Result<(), Refusal> {
+    let whole = read_whole(kit, body, patience).await?;
+    let answer = read_answer(&whole, job.options(kit, model).max_tokens);
+    let answer = answer.ok_or_else(|| Refusal::new(Reason::Nonsense, Again::Elsewhere))?;
     if answer.error || answer.choices == 0 {
         return Err(Refusal::of_error(&whole));
     }

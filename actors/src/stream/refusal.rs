@@ -1,6 +1,7 @@
 //! Why a provider's attempt came to nothing, and what may be tried then.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Failure;
 use crate::{
@@ -78,25 +79,36 @@ fn reason(status: u16, otherwise: Reason) -> Reason {
 fn again(status: u16) -> Again {
     match status {
         408 | 429 | 500..=599 => Again::Here,
-        401..=404 => Again::Elsewhere,
+        // What is no answer is no judgement of the request, either.
+        ..=399 | 401..=404 => Again::Elsewhere,
         _ => Again::No,
     }
 }
 
-/// Returns the `code` of an error object, if it is the number of an HTTP error.
+/// Returns the status that an error object tells: its `code` or `status`, if that is the number of an HTTP error, or what
+/// OpenAI's `type` says of a request that is at fault.
 fn error_status(bytes: &[u8]) -> Option<u16> {
     #[derive(Deserialize)]
     struct Body {
-        error: Code,
+        error: Told,
     }
     #[derive(Deserialize)]
-    struct Code {
-        code: u16,
+    struct Told {
+        #[serde(default)]
+        code: Value,
+        #[serde(default)]
+        status: Value,
+        #[serde(default)]
+        r#type: Value,
     }
+    let number = |value: &Value| {
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+        u16::try_from(number).ok().filter(|status| (400..600).contains(status))
+    };
     let start = memchr::memchr(b'{', bytes)?;
     let mut bodies = serde_json::Deserializer::from_slice(bytes.get(start..)?).into_iter::<Body>();
-    let code = bodies.next()?.ok()?.error.code;
-    (400..600).contains(&code).then_some(code)
+    let Told { code, status, r#type } = bodies.next()?.ok()?.error;
+    number(&code).or_else(|| number(&status)).or_else(|| (r#type == "invalid_request_error").then_some(400))
 }
 
 impl From<UpstreamError> for Refusal {
@@ -127,6 +139,14 @@ mod tests {
         assert_eq!(told("data: {\"error\":{\"code\":\"rate\"}}"), failed);
         assert_eq!(told("data: {\"error\":{\"code\":7}}"), failed);
         assert_eq!(told("data: {\"error\":{\"code\":429}}\n\n"), (Again::Here, ErrorCode::ProviderOverloaded, true));
+        assert_eq!(told("{\"error\":{\"code\":\"429\"}}"), (Again::Here, ErrorCode::ProviderOverloaded, true));
+        let fault = (Again::No, ErrorCode::ProviderError, false);
+        assert_eq!(
+            told("{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"context_length_exceeded\"}}"),
+            fault
+        );
+        assert_eq!(told("{\"error\":{\"status\":422}}"), fault);
+        assert_eq!(told("{\"error\":{\"status\":503,\"type\":\"invalid_request_error\"}}"), failed);
         assert_eq!(told("data: {\"error\":{\"code\":400}}\n\n"), (Again::No, ErrorCode::ProviderError, false));
         assert_eq!(told("data: {\"error\":{\"code\":403}}\n\n"), (Again::Elsewhere, ErrorCode::ProviderError, false));
     }

@@ -41,6 +41,8 @@ fn failures(streamed: bool) {
             assert_eq!(response.status, status, "{options}");
             let retry_after = if options.contains("retry-after") { Some("7") } else { None };
             assert_eq!(response.header("retry-after"), retry_after, "{options}");
+            let is_final = provider_status == Some(400);
+            assert_eq!(response.header("x-should-retry"), is_final.then_some("false"), "{options}");
             let text = response.text().await.unwrap();
             assert!(!text.contains(DETAIL), "{options}: {text}");
             let error = &serde_json::from_str::<Value>(&text).unwrap()["error"];
@@ -180,6 +182,18 @@ fn fallbacks_are_asked_in_order_each_priced_and_classed_as_itself() {
     for class in usage["classes"].as_array().unwrap() {
         assert_eq!(class["requests"]["reserved"], 0, "{class}");
         assert_eq!(class["tokens"]["reserved"], 0, "{class}");
+    }
+}
+
+#[test]
+fn what_is_no_answer_falls_back() {
+    for options in ["redirect", "html", "gzip"] {
+        let app = TestApp::on(Database::Sqlite).start();
+        add_models(&app, &[("one", "basic", "1", options), ("two", "basic", "2", "prompt-5+completion-7")]);
+        run(async {
+            assert_eq!(complete(&caller(&app, "ann"), &chat("one", "falls")).await.status, 200, "{options}");
+        });
+        assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::reported("completed", 5, 7).costing(14_000)]);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Answers in forms that few providers send.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::Value;
 
 use super::{
@@ -75,4 +77,42 @@ fn usage_that_is_not_the_last_word_limits_nothing() {
     let (app, body, frames) = play(&[nothing_yet, &text], 1_000);
     assert_eq!(last_error(&frames), "insufficient_quota");
     assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated("cut_off", &body, 1_000)]);
+}
+
+/// Has a provider answer so many streams like this; returns what the last client got, and how often it was asked.
+fn refused(answer: String, streams: usize) -> ((u16, Value), usize) {
+    let provider = Bytes::answering(answer, After::Close);
+    let mut app = provider.app().env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
+    app.unbalanced();
+    let mut told = (0, Value::Null);
+    run(async {
+        for _ in 0..streams {
+            let mut response = stream(&caller(&app, "ann"), &chat("mock/chat", "odd")).await;
+            told = (response.status, response.json().await.unwrap());
+        }
+    });
+    (told, provider.connections.load(Ordering::SeqCst))
+}
+
+fn json(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn an_error_object_in_place_of_a_stream_goes_by_what_it_says() {
+    // Who asks for what can't be is no reason to spare the model.
+    for error in [r#"{"code":400}"#, r#"{"type":"invalid_request_error","code":"context_length_exceeded"}"#] {
+        let ((status, _), asked) = refused(json(&format!(r#"{{"error":{error}}}"#)), 30);
+        assert_eq!((status, asked), (502, 30), "{error}");
+    }
+    let ((status, error), _) = refused(json(r#"{"error":{"code":"429"}}"#), 1);
+    assert_eq!((status, &error["error"]["code"]), (503, &"provider_overloaded".into()));
+    let ((status, _), asked) = refused(json(r#"{"choices":[]}"#), 30);
+    assert!(status == 502 && asked < 30, "{asked}");
+}
+
+#[test]
+fn an_end_alone_is_no_answer() {
+    let ((status, error), _) = refused(events(&["[DONE]"]), 1);
+    assert_eq!((status, &error["error"]["code"]), (502, &"provider_error".into()));
 }

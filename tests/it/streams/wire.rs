@@ -33,7 +33,7 @@ pub(super) enum After {
 pub(super) struct Bytes {
     address: SocketAddr,
     /// Connections that came.
-    connections: Arc<AtomicUsize>,
+    pub(super) connections: Arc<AtomicUsize>,
     /// Told of each connection that has been closed here.
     closed: mpsc::Receiver<()>,
 }
