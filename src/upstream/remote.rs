@@ -1,12 +1,16 @@
 //! A provider that is spoken to over HTTP.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use actix_http::{
     ResponseHead, Uri,
     header::{
-        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
-        HeaderValue, RETRY_AFTER, USER_AGENT,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName,
+        HeaderValue, HttpDate, RETRY_AFTER, USER_AGENT,
     },
 };
 use actors::{
@@ -159,7 +163,44 @@ fn read_head(head: &ResponseHead, body: Body) -> Result<UpstreamResponse, Upstre
     Ok(UpstreamResponse {
         status: head.status.as_u16(),
         content_type: content_type.trim().to_ascii_lowercase().into(),
-        retry_after: text(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs),
+        retry_after: text(RETRY_AFTER).and_then(|wait| read_wait(wait.trim(), text(DATE))),
         body: body.boxed_local(),
     })
+}
+
+/// Reads a `retry-after`: seconds, or a date (RFC 9110, section 10.2.3), which counts from the provider's own.
+fn read_wait(wait: &str, now: Option<&str>) -> Option<Duration> {
+    let date = |text: &str| text.parse().map(|date: HttpDate| SystemTime::from(date)).ok();
+    let until = || date(wait)?.duration_since(date(now?)?).ok();
+    let seconds = wait.parse::<f64>().ok().filter(|seconds| (0.0..f64::INFINITY).contains(seconds));
+    let wait = seconds.map(|seconds| seconds.ceil().min(LONGEST_WAIT.as_secs_f64())).map(Duration::from_secs_f64);
+    wait.or_else(until).map(|wait| wait.min(LONGEST_WAIT))
+}
+
+/// More is no advice.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_seconds_or_dates() {
+        let now = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+        for (wait, seconds) in [
+            ("7", Some(7)),
+            ("1.2", Some(2)),
+            ("0", Some(0)),
+            ("18446744073709551615", Some(86_400)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Fri, 06 Nov 2099 08:50:37 GMT", Some(86_400)),
+            ("Sun, 06 Nov 1994 08:48:37 GMT", None),
+            ("-1", None),
+            ("NaN", None),
+            ("soon", None),
+        ] {
+            assert_eq!(read_wait(wait, now), seconds.map(Duration::from_secs), "{wait}");
+        }
+        assert_eq!(read_wait("Sun, 06 Nov 1994 08:50:37 GMT", None), None);
+    }
 }
