@@ -50,7 +50,10 @@ impl Books {
                 shelf.open.fetch_add(1, Ordering::AcqRel);
                 Some(Entry { books: Some(self.clone()), live, number })
             }
-            Err(Refused::Full) => None,
+            Err(Refused::Full) => {
+                shelf.full.store(true, Ordering::Release);
+                None
+            }
             Err(Refused::Broken) => {
                 *slot = None;
                 None

@@ -93,6 +93,8 @@ pub struct Shelf {
     closed: AtomicBool,
     /// The last attempt to begin a journal has failed.
     refuses: AtomicBool,
+    /// A request found no room, and none was made since.
+    pub(super) full: AtomicBool,
     /// Held from the making of a journal's folder until it is among the live ones.
     beginning: Mutex<()>,
 }
@@ -145,6 +147,7 @@ impl Shelf {
             metrics: OnceLock::new(),
             closed: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             beginning: Mutex::default(),
         }))
     }
@@ -162,9 +165,8 @@ impl Shelf {
         if !self.has_room(layout.bytes()) {
             return None;
         }
-        let bell = Arc::clone(&self.bell);
         let _beginning = lock(&self.beginning);
-        match Writer::create(&self.folder, self.owner, layout, bell, self.clock.wall()) {
+        match Writer::create(&self.folder, self.owner, layout, Arc::clone(&self.bell), self.clock.wall()) {
             Ok(writer) => {
                 let live = writer.live();
                 lock(&self.live).push(Arc::clone(live));
@@ -203,8 +205,7 @@ impl Shelf {
         }
         let books: Vec<_> = lock(&self.books).iter().filter_map(Weak::upgrade).collect();
         for book in books {
-            let is_broken = |writer: &Writer| writer.live().is_broken();
-            if lock(&book.writer).as_ref().is_none_or(is_broken) {
+            if lock(&book.writer).as_ref().is_none_or(|writer| writer.live().is_broken()) {
                 let writer = self.begin();
                 well &= writer.is_some();
                 let mut slot = lock(&book.writer);
@@ -216,11 +217,8 @@ impl Shelf {
             lock(&self.live).iter().filter(|live| !live.has_ended() && !live.is_broken()).cloned().collect();
         for live in live {
             if !live.has_spare() {
-                let made = if self.has_room(live.layout.bytes()) {
-                    keeper::spare(&live.folder, live.next_spare(), live.layout)
-                } else {
-                    Err(io::ErrorKind::QuotaExceeded.into())
-                };
+                let room = self.has_room(live.layout.bytes()).then_some(()).ok_or(io::ErrorKind::QuotaExceeded.into());
+                let made = room.and_then(|()| keeper::spare(&live.folder, live.next_spare(), live.layout));
                 well &= made.is_ok();
                 match made {
                     Ok(spare) => live.put_spare(spare),
@@ -228,6 +226,7 @@ impl Shelf {
                 }
             }
         }
+        self.full.fetch_and(!well, Ordering::AcqRel);
         well
     }
 
@@ -310,7 +309,8 @@ impl Shelf {
     pub fn trouble(&self) -> Option<String> {
         let without = |book: &Weak<Book>| book.upgrade().is_some_and(|book| lock(&book.writer).is_none());
         let refused = || lock(&self.books).iter().any(without).then(|| "no journal can be written".to_owned());
-        self.stopped.get().cloned().or_else(refused)
+        let full = || self.full.load(Ordering::Acquire).then(|| "the journal is full".to_owned());
+        self.stopped.get().cloned().or_else(refused).or_else(full)
     }
 
     /// Ends every book: the ledger closes the journals.

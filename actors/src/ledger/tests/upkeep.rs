@@ -99,8 +99,10 @@ fn nothing_is_admitted_beyond_the_most_until_something_was_applied() {
         assert_eq!(until_refused(&mut world), 8 * 7);
         assert_eq!(world.life().shelf.bytes(), config.max_bytes);
         for _ in 0..3 {
+            assert_eq!(world.life().shelf.trouble().as_deref(), Some("the journal is full"));
             world.life().shelf.sync();
             world.drain().await.unwrap();
+            assert!(world.life().shelf.furnish() && world.life().shelf.trouble().is_none());
             assert!(until_refused(&mut world) >= 6 * 7);
             assert!(world.life().shelf.bytes() <= config.max_bytes);
         }
