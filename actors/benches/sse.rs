@@ -6,7 +6,7 @@ use actors::stream::sse::{Options, Scanner};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
-const OPTIONS: Options = Options { max_frame_bytes: 1 << 20, max_tokens: 128_000, sdk_safe: true };
+const OPTIONS: Options = Options { max_frame_bytes: 1 << 20, max_tokens: 128_000, choices: 1, sdk_safe: true };
 
 /// As most providers send it.
 const PLAIN: &str = concat!(

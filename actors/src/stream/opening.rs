@@ -43,6 +43,7 @@ impl Job {
         Options {
             max_frame_bytes: kit.config.max_frame_bytes,
             max_tokens: believable_tokens(model.context, choices),
+            choices,
             sdk_safe: self.sdk_safe,
         }
     }

@@ -40,6 +40,8 @@ pub struct Options {
     pub max_frame_bytes: usize,
     /// The most tokens that usage may tell of: `usage::believable_tokens`.
     pub max_tokens: u32,
+    /// How many choices the answer has.
+    pub choices: u32,
     /// Whether to take out what OpenAI's SDKs fail on (FACTS): `id:` and `retry:` lines, and events without data.
     pub sdk_safe: bool,
 }
@@ -84,7 +86,7 @@ pub struct Watched {
     pub content_bytes: u64,
     /// The last believable usage.
     pub usage: Option<Usage>,
-    /// Whether a `finish_reason` was seen.
+    /// Whether a `finish_reason` of each choice was seen.
     pub finished: bool,
     /// Whether `[DONE]` was seen.
     pub done: bool,

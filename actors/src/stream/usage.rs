@@ -48,8 +48,8 @@ pub struct Answer {
     pub error: bool,
     /// How many choices it has.
     pub choices: usize,
-    /// Whether a choice has a `finish_reason`, other than an empty one and `error`.
-    pub finished: bool,
+    /// Which choices have a `finish_reason`, other than an empty one and `error`: a bit for each, by its index.
+    pub finished: u128,
     /// Bytes of text in its choices' messages (not in a frame's deltas), as [`text`] counts them.
     pub content_bytes: u64,
 }
@@ -87,6 +87,8 @@ struct Body<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(default)]
+    index: Option<u32>,
     #[serde(borrow, default)]
     finish_reason: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -97,7 +99,7 @@ struct Choice<'a> {
 #[derive(Default)]
 struct Choices {
     count: usize,
-    finished: bool,
+    finished: u128,
     content_bytes: u64,
 }
 
@@ -116,7 +118,10 @@ impl<'de> Deserialize<'de> for Choices {
                 let mut choices = Choices::default();
                 while let Some(choice) = items.next_element::<Choice<'de>>()? {
                     choices.count += 1;
-                    choices.finished |= choice.finish_reason.is_some_and(|reason| finishes(reason.get()));
+                    if choice.finish_reason.is_some_and(|reason| finishes(reason.get())) {
+                        // 128 is the most that may be asked for.
+                        choices.finished |= 1 << choice.index.unwrap_or(0).min(127);
+                    }
                     choices.content_bytes += choice.message.map_or(0, |message| text(message.get().as_bytes()).bytes);
                 }
                 Ok(choices)

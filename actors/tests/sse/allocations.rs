@@ -8,7 +8,7 @@ use std::hint::black_box;
 use actors::stream::sse::{Options, Scanner};
 use bytes::Bytes;
 
-const OPTIONS: Options = Options { max_frame_bytes: 1 << 20, max_tokens: 128_000, sdk_safe: true };
+const OPTIONS: Options = Options { max_frame_bytes: 1 << 20, max_tokens: 128_000, choices: 1, sdk_safe: true };
 
 /// Counts the allocations that a chunk costs, pieces included.
 fn allocations(scanner: &mut Scanner, chunk: &Bytes) -> u64 {

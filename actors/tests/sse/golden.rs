@@ -9,7 +9,7 @@ use actors::stream::sse::{Options, Piece, PieceKind, Rest, Scanner};
 use bytes::Bytes;
 
 /// As on the paths that SDKs call, where the scanner does most.
-const OPTIONS: Options = Options { max_frame_bytes: 4096, max_tokens: 128_000, sdk_safe: true };
+const OPTIONS: Options = Options { max_frame_bytes: 4096, max_tokens: 128_000, choices: 1, sdk_safe: true };
 
 /// What became of a stream.
 struct Told {

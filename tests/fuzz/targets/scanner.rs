@@ -50,7 +50,7 @@ fn is_left_of(part: impl IntoIterator<Item = u8>, all: &[u8]) -> bool {
 fuzz_target!(|stream: &[u8]| {
     let Some((_, cuts)) = stream.split_last_chunk::<4>() else { return };
     let max_frame_bytes = if cuts[0] & 2 == 0 { 4096 } else { 16 + usize::from(cuts[0]) };
-    let options = Options { max_frame_bytes, max_tokens: 128_000, sdk_safe: cuts[0] & 1 == 0 };
+    let options = Options { max_frame_bytes, max_tokens: 128_000, choices: 1, sdk_safe: cuts[0] & 1 == 0 };
     let bytes = Bytes::copy_from_slice(stream);
     let whole = scan(options, bytes.clone(), [stream.len()]);
     assert_eq!(scan(options, bytes.clone(), std::iter::repeat(1)), whole);

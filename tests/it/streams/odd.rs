@@ -116,3 +116,22 @@ fn an_end_alone_is_no_answer() {
     let ((status, error), _) = refused(events(&["[DONE]"]), 1);
     assert_eq!((status, &error["error"]["code"]), (502, &"provider_error".into()));
 }
+
+#[test]
+fn a_stream_is_whole_when_each_of_its_choices_is() {
+    let of = |index: u32, rest: &str| format!(r#"{{"choices":[{{"index":{index},{rest}}}]}}"#);
+    let text = [of(0, r#""delta":{"content":"abcd"}"#), of(1, r#""delta":{"content":"efgh"}"#)];
+    let ends = [of(0, r#""delta":{},"finish_reason":"stop""#), of(1, r#""delta":{},"finish_reason":"length""#)];
+    for (ends, whole) in [(&ends[..1], false), (&ends[..], true)] {
+        let payloads: Vec<_> = text.iter().chain(ends).map(String::as_str).collect();
+        let provider = Bytes::answering(events(&payloads), After::Close);
+        let mut app = provider.app().start();
+        app.unbalanced();
+        let mut body = chat("mock/chat", "two");
+        body["n"] = 2.into();
+        let frames = run(async { stream(&caller(&app, "ann"), &body).await.frames().await.unwrap() });
+        assert_eq!(frames.last().unwrap().is_done(), whole, "{frames:?}");
+        let outcome = if whole { "completed" } else { "provider_error" };
+        assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated(outcome, &body, 2)]);
+    }
+}

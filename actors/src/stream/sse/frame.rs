@@ -174,12 +174,14 @@ pub(super) enum Verdict {
 pub(super) struct Reader {
     pub(super) options: Options,
     pub(super) watched: Watched,
+    /// The choices that have seen their `finish_reason`: a bit for each.
+    finished: u128,
     template: Template,
 }
 
 impl Reader {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, watched: Watched::default(), template: Template::default() }
+        Self { options, watched: Watched::default(), finished: 0, template: Template::default() }
     }
 
     /// Reads the frame at the start of `bytes`, if it is like the one before; returns its length. It is forwarded as it is.
@@ -240,7 +242,8 @@ impl Reader {
             return (PieceKind::Error, None);
         }
         self.count(deltas.bytes);
-        self.watched.finished |= answer.finished;
+        self.finished |= answer.finished;
+        self.watched.finished = self.finished.count_ones() >= self.options.choices.max(1);
         let kind = if answer.has_usage && answer.choices == 0 { PieceKind::Usage } else { PieceKind::Frames };
         (kind, None)
     }

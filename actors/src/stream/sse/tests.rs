@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::Nanodollars;
 
-const OPTIONS: Options = Options { max_frame_bytes: 4096, max_tokens: 128_000, sdk_safe: false };
+const OPTIONS: Options = Options { max_frame_bytes: 4096, max_tokens: 128_000, choices: 1, sdk_safe: false };
 
 /// What a relay would see: pieces of a kind that follow each other joined.
 #[derive(Debug, PartialEq)]

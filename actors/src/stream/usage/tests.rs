@@ -68,13 +68,16 @@ fn a_whole_answer_is_read() {
     let usage = Some(Usage { prompt_tokens: 9, completion_tokens: 20, cost: None });
     assert_eq!(
         answer,
-        Answer { usage, has_usage: true, error: false, choices: 2, finished: true, content_bytes: 14 + 2 }
+        Answer { usage, has_usage: true, error: false, choices: 2, finished: 0b11, content_bytes: 14 + 2 }
     );
     assert!(read_answer(br#"{"error":{"message":"no"}}"#, 1).unwrap().error);
     for none in ["null", r#""""#, "false"] {
         assert!(!read_answer(format!(r#"{{"error":{none},"choices":null}}"#).as_bytes(), 1).unwrap().error, "{none}");
     }
-    assert!(!read_answer(br#"{"choices":[{"finish_reason":"error"},{"finish_reason":""}]}"#, 1).unwrap().finished);
+    let finished = |json: &str| read_answer(json.as_bytes(), 1).unwrap().finished;
+    assert_eq!(finished(r#"{"choices":[{"finish_reason":"error"},{"finish_reason":""}]}"#), 0);
+    assert_eq!(finished(r#"{"choices":[{"finish_reason":"stop"}]}"#), 1);
+    assert_eq!(finished(r#"{"choices":[{"index":4000000000,"finish_reason":"stop"}]}"#), 1 << 127);
     for nonsense in ["", "<html>", "[]", "null", r#"{"choices":1}"#, r#"{"choices":[]"#, "\u{0}"] {
         assert_eq!(read_answer(nonsense.as_bytes(), 1), None, "{nonsense}");
     }
