@@ -209,12 +209,12 @@ struct Found {
 impl Found {
     fn count(&mut self, within: Option<Within>, key: &[u8], len: usize) {
         let len = u64::try_from(len).unwrap_or(u64::MAX);
-        match (within, key) {
-            (Some(Within::Annotations), _) => {}
-            (Some(Within::Details), b"text" | b"summary") => self.details += len,
-            (Some(Within::Parts), b"text" | b"thinking") | (None, b"transcript") => self.text += len,
-            (_, b"content" | b"refusal" | b"arguments") => self.text += len,
-            (_, b"reasoning" | b"reasoning_content") => self.reasoning = len.max(self.reasoning),
+        match (key, within) {
+            (_, Some(Within::Annotations)) => {}
+            (b"content" | b"refusal" | b"arguments", _) => self.text += len,
+            (b"reasoning" | b"reasoning_content", _) => self.reasoning = len.max(self.reasoning),
+            (b"text" | b"summary", Some(Within::Details)) => self.details += len,
+            (b"text" | b"thinking", Some(Within::Parts)) | (b"transcript", None) => self.text += len,
             _ => {}
         }
     }
@@ -228,7 +228,7 @@ impl Found {
 pub fn text(json: &[u8]) -> Text {
     let mut found = Found::default();
     let mut key: &[u8] = b"";
-    let mut within: Option<(u32, Within)> = None;
+    let (mut within, mut opened) = (None, 0);
     let mut depth = 0_u32;
     let mut at = 0;
     while let Some(&byte) = json.get(at) {
@@ -242,15 +242,19 @@ pub fn text(json: &[u8]) -> Text {
                     key = string;
                     continue;
                 }
-                found.count(within.map(|(_, within)| within), key, string.len());
+                found.count(within, key, string.len());
                 key = b"";
             }
             b'{' | b'[' => {
                 depth += 1;
-                within = within.or_else(|| Some((depth, Within::of(key)?)));
+                if within.is_none() && !key.is_empty() {
+                    (within, opened) = (Within::of(key), depth);
+                }
             }
             b'}' | b']' => {
-                within = within.filter(|(opened, _)| *opened < depth);
+                if depth == opened {
+                    within = None;
+                }
                 depth = depth.saturating_sub(1);
                 if depth == 0 {
                     break;
