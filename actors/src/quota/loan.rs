@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::account::{Account, Dimension};
+use super::account::{Account, Dimension, limited};
 use crate::{
     domain::{Amounts, ClassId, Limits, PlanId, Portion},
     mutants::{self, Mutant},
@@ -116,6 +116,10 @@ impl Held {
         self.loan.flushed = true;
         // It may be from before this account was known.
         self.account.over = (self.account.over - over).zip(Portion::ZERO, i64::max);
+        if limited(over, &self.loan.limits) != Portion::ZERO {
+            // The last answer may have had it already, so that it counted twice.
+            self.loan.answered_at = None;
+        }
     }
 
     /// Says whether nothing is promised, unflushed or under way: what the store says is then all there is.
