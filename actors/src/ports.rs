@@ -210,8 +210,10 @@ pub struct UpstreamResponse {
     pub status: u16,
     /// `content-type`, lower case, without parameters.
     pub content_type: Box<str>,
-    /// `retry-after`, where the provider gave one in seconds.
+    /// `retry-after`, where the provider gave one.
     pub retry_after: Option<Duration>,
+    /// How long it took to have a connection: name, TCP and TLS. Zero where one was kept.
+    pub connect: Duration,
     /// The body. Dropping it closes the connection at once.
     pub body: UpstreamBody,
 }

@@ -8,6 +8,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use actix_http::{
@@ -29,6 +30,14 @@ use super::{
 /// A body of so many bytes is copied behind its head: one piece is sent for less than two are.
 const COPIED_BYTES: usize = 1024;
 
+/// The head of an answer, and its body to be pulled.
+pub(super) struct Answer {
+    pub(super) head: ResponseHead,
+    pub(super) body: Body,
+    /// How long it took to have the connection.
+    pub(super) connect: Duration,
+}
+
 /// Sends a request and waits for the head of its answer, which may be there before the request is sent.
 ///
 /// A provider may close a connection that was kept at any time (RFC 9112, section 9.5), also while a request is on its way
@@ -39,11 +48,7 @@ const COPIED_BYTES: usize = 1024;
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
-pub(super) async fn exchange(
-    pool: &Pool,
-    head: RequestHead,
-    body: Bytes,
-) -> Result<(ResponseHead, Body), UpstreamError> {
+pub(super) async fn exchange(pool: &Pool, head: RequestHead, body: Bytes) -> Result<Answer, UpstreamError> {
     if let Some(kept) = pool.kept()
         && let Some(answer) = ask(pool, kept, &head, body.clone()).await?
     {
@@ -58,7 +63,8 @@ async fn ask(
     mut connection: Connection,
     head: &RequestHead,
     body: Bytes,
-) -> Result<Option<(ResponseHead, Body)>, UpstreamError> {
+) -> Result<Option<Answer>, UpstreamError> {
+    let connect = connection.opened_in;
     let mut sending = Sending::new(pool, head, body);
     let mut codec = ClientCodec::new(pool.codec());
     // A refusal can come before the request is sent, and be why the rest isn't read: it counts, even where sending breaks.
@@ -91,7 +97,7 @@ async fn ask(
     if matches!(body.framing, Framing::Over) {
         body.finish();
     }
-    Ok(Some((head, body)))
+    Ok(Some(Answer { head, body, connect }))
 }
 
 /// A request that is being sent.

@@ -77,6 +77,8 @@ pub(super) struct Connection {
     pub(super) socket: Box<dyn Socket>,
     /// What was read of the answer and isn't decoded yet.
     pub(super) unread: BytesMut,
+    /// How long that took; zero where it was kept.
+    pub(super) opened_in: Duration,
     pool: Pool,
 }
 
@@ -106,7 +108,7 @@ impl Pool {
         let idle = || self.0.idle.borrow_mut().pop();
         while let Some(Idle { mut socket, .. }) = idle() {
             if is_quiet(&mut socket) {
-                return Some(self.serving(socket));
+                return Some(self.serving(socket, Duration::ZERO));
             }
         }
         None
@@ -117,12 +119,13 @@ impl Pool {
     /// # Errors
     /// The provider can't be reached.
     pub(super) async fn connect(&self) -> Result<Connection, UpstreamError> {
+        let begun = Instant::now();
         let socket = (self.0.dial)().await.map_err(|error| match error {
             ConnectError::Timeout => UpstreamError::ConnectTimeout,
             ConnectError::Disconnected => UpstreamError::Broken,
             _ => UpstreamError::Connect,
         })?;
-        Ok(self.serving(socket))
+        Ok(self.serving(socket, begun.elapsed()))
     }
 
     /// Takes the buffer that requests are written into, empty. Where another one is being sent out of it, it is a new one.
@@ -136,8 +139,8 @@ impl Pool {
         self.0.outgoing.set(outgoing);
     }
 
-    fn serving(&self, socket: Box<dyn Socket>) -> Connection {
-        Connection { socket, unread: BytesMut::new(), pool: self.clone() }
+    fn serving(&self, socket: Box<dyn Socket>, opened_in: Duration) -> Connection {
+        Connection { socket, unread: BytesMut::new(), opened_in, pool: self.clone() }
     }
 }
 
@@ -242,7 +245,7 @@ mod tests {
         let tls = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
         let pool = Pool::new(&Uri::from_static("http://provider"), tls, Duration::from_secs(1), Duration::from_secs(1));
         let (mut provider, socket) = tokio::io::duplex(64);
-        let mut connection = pool.serving(Box::new(socket));
+        let mut connection = pool.serving(Box::new(socket), Duration::ZERO);
         for read in 1..=9 {
             provider.write_all(b"frame").await.unwrap();
             assert_eq!(poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 5);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use actix_http::{
-    ResponseHead, Uri,
+    Uri,
     header::{
         ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderName,
         HeaderValue, HttpDate, RETRY_AFTER, USER_AGENT,
@@ -24,7 +24,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 
 use super::{
-    exchange::{Body, exchange},
+    exchange::{Answer, exchange},
     head::{RequestHead, lines_of_all},
     pool::Pool,
 };
@@ -120,10 +120,7 @@ impl HttpProvider {
         let lines = if request.stream { stream } else { whole }.clone();
         let head = RequestHead { lines, request_id: request.request_id, traceparent: request.traceparent };
         let pool = self.pool.clone();
-        Box::pin(async move {
-            let (head, body) = exchange(&pool, head, request.body).await?;
-            read_head(&head, body)
-        })
+        Box::pin(async move { read_head(exchange(&pool, head, request.body).await?) })
     }
 }
 
@@ -154,7 +151,7 @@ fn roots(ca_file: Option<&Path>) -> io::Result<RootCertStore> {
     if roots.is_empty() { Err(io::Error::other("there is no certificate in it")) } else { Ok(roots) }
 }
 
-fn read_head(head: &ResponseHead, body: Body) -> Result<UpstreamResponse, UpstreamError> {
+fn read_head(Answer { head, body, connect }: Answer) -> Result<UpstreamResponse, UpstreamError> {
     let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if text(CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(UpstreamError::Unreadable);
@@ -164,6 +161,7 @@ fn read_head(head: &ResponseHead, body: Body) -> Result<UpstreamResponse, Upstre
         status: head.status.as_u16(),
         content_type: content_type.trim().to_ascii_lowercase().into(),
         retry_after: text(RETRY_AFTER).and_then(|wait| read_wait(wait.trim(), text(DATE))),
+        connect,
         body: body.boxed_local(),
     })
 }

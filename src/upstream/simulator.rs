@@ -53,7 +53,8 @@ impl Simulator {
             true => (self.frames(), "text/event-stream"),
             false => (self.answer(), "application/json"),
         };
-        let head = UpstreamResponse { status: 200, content_type: content_type.into(), retry_after: None, body };
+        let content_type = content_type.into();
+        let head = UpstreamResponse { status: 200, content_type, retry_after: None, connect: Duration::ZERO, body };
         let first_frame = self.first_frame;
         Box::pin(async move {
             pause(first_frame).await;

@@ -177,7 +177,7 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
     let opened = tokio::time::timeout(patience.first_byte, kit.upstream.open(request)).await;
     let response = opened.map_err(|_elapsed| Refusal::new(Reason::Timeout, Again::Elsewhere))??;
     if let Some(ticket) = shared.borrow_mut().ticket() {
-        ticket.connected(kit.clock.now());
+        ticket.connected(response.connect);
     }
     if response.status != 200 {
         return Err(Refusal::of_status(&response));

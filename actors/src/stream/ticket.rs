@@ -2,7 +2,10 @@
 //!
 //! The rule is API.md's table «What is charged»; [`charge`] is that table.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     sse::Watched,
@@ -92,9 +95,9 @@ impl Ticket {
         self.contacted_at = Some(now);
     }
 
-    /// Notes that the head of the provider's answer is here.
-    pub(super) fn connected(&mut self, now: Instant) {
-        self.outcome.timings.connect = self.contacted_at.map(|asked| now.saturating_duration_since(asked));
+    /// Notes how long it took to have a connection to the provider.
+    pub(super) fn connected(&mut self, took: Duration) {
+        self.outcome.timings.connect = Some(took);
     }
 
     /// Notes that the first frame, or the whole answer, is here.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{CHAT, post, valid};
 use crate::harness::{
-    app::{Database, TestApp, chat, run},
+    app::{Database, TestApp, chat, complete, run},
     servers::Postgres,
 };
 
@@ -157,6 +157,21 @@ fn the_report_has_the_promised_shape_and_moves() {
         assert!(after["database"]["totalConnections"].as_i64().unwrap() >= 1, "{after}");
         assert!(after["memory"]["heapTotal"].as_f64().unwrap() > 1.0, "{after}");
     });
+}
+
+#[test]
+fn connecting_is_no_part_of_what_a_provider_takes() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let client = app.client("ann");
+    let report: Value = run(async {
+        for _ in 0..4 {
+            assert_eq!(complete(&client, &chat("mock/chat+first-300ms", "slow")).await.status, 200);
+        }
+        app.admin().get("/api/admin/performance").await.unwrap().json().await.unwrap()
+    });
+    let [connect, ttft] = ["connect", "ttft"].map(|stage| &report["windows"]["start"][stage]);
+    assert_eq!((&connect["count"], &ttft["count"]), (&json!(4), &json!(4)), "{report}");
+    assert!(connect["p50"].as_f64().unwrap() < 100.0 && ttft["p50"].as_f64().unwrap() > 250.0, "{report}");
 }
 
 #[test]
