@@ -264,9 +264,9 @@ impl Accounts {
         for posting in postings {
             let windows = posting.windows();
             let counted = |held: &&mut Held| held.class == posting.class && windows.contains(&held.account.window);
-            let lent = posting.window.at(posting.opened_at);
             for held in counts.held.iter_mut().filter(counted) {
-                let leased = if held.account.window == lent { posting.leased } else { Portion::ZERO };
+                let lent = held.account.window.kind() == posting.window;
+                let leased = if lent { posting.leased } else { Portion::ZERO };
                 held.arrived(Portion::from(posting.amounts) - leased);
                 held.touch();
             }
