@@ -27,6 +27,7 @@
 //!
 //! [`Mutant`]s show that the model can fail. `HNE_PROOFS=long` selects the large bounds.
 
+mod excess;
 mod flushing;
 mod journal;
 mod lending;
