@@ -55,7 +55,10 @@ pub(super) async fn open(kit: Rc<Kit>, job: Job, shared: Shared) {
     let mut left = &job.model;
     let models = std::iter::once(&job.model).chain(&job.fallbacks);
     for (index, model) in models.enumerate() {
-        if index > 0 && !fall_back(&kit, &job, model, &shared).await {
+        if index > 0
+            && let Err(spared) = fall_back(&kit, &job, model, &shared).await
+        {
+            last = spared.unwrap_or(last);
             continue;
         }
         if index > 0 {
@@ -75,9 +78,16 @@ pub(super) async fn open(kit: Rc<Kit>, job: Job, shared: Shared) {
     shared.borrow_mut().fail(Outcome::ProviderError, last);
 }
 
-/// Reserves for a fallback; `false` where the caller may not use it.
-async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) -> bool {
-    let Some(line) = job.plan.line(model.class.id) else { return false };
+/// Reserves for a fallback. An error where it is not to be asked: its breaker is open and stands for this failure, or the
+/// caller may not use it. Nothing is reserved for it then, and it has no row.
+async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) -> Result<(), Option<Failure>> {
+    let line = job.plan.line(model.class.id).ok_or(None)?;
+    let (provider, now) = (kit.provider(&model.provider), kit.clock.now());
+    let health = provider.health(&model.upstream_model, now);
+    if !health.permits(now) {
+        provider.metrics.failed(Reason::BreakerOpen);
+        return Err(Some(health.last_failure(now)));
+    }
     let ask = Ask {
         prompt_tokens: estimate_prompt(job.message_bytes, model.context).into(),
         completion_tokens: completion_ceiling(&*job.body, model),
@@ -95,13 +105,13 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
         exchanged = exchange();
     }
     if let Some(fits) = exchanged {
-        return fits;
+        return if fits { Ok(()) } else { Err(None) };
     }
-    let Ok(reservation) = kit.quota.ask_reserve(wish).await else { return false };
+    let reservation = kit.quota.ask_reserve(wish).await.map_err(|_refused| None)?;
     if let Some(ticket) = shared.borrow_mut().ticket() {
         ticket.fall_back(Arc::clone(model), reservation);
     }
-    true
+    Ok(())
 }
 
 /// Asks one provider, and again if that may help.

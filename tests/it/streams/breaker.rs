@@ -99,6 +99,26 @@ fn the_fallback_takes_over() {
     assert_eq!(charges(&app.postings(), "ann"), [Charge::reported("completed", 5, 7).costing(14_000); 20]);
 }
 
+#[test]
+fn a_fallback_that_is_not_asked_has_no_row() {
+    let mut app = app(&[]).start();
+    add_models(&app, &[("one", "basic", "1", "status-500"), ("two", "premium", "2", "status-503")]);
+    run(async {
+        let client = app.client("ann");
+        for _ in 0..ENOUGH {
+            assert_eq!(told(&client, "two", false).await.0, 502);
+        }
+        let (status, _, error) = told(&client, "one", false).await;
+        assert_eq!((status, &error["error"]["provider_status"]), (502, &503.into()), "as the fallback would answer");
+    });
+    assert_eq!(asked(&app, "mock/two+status-503").len(), ENOUGH);
+    assert_eq!(app.stop(), 0);
+    let mut expected = vec!["premium"; ENOUGH];
+    expected.push("basic");
+    let rows = app.postings();
+    assert_eq!(rows.iter().map(|row| &*row.class).collect::<Vec<_>>(), expected);
+}
+
 /// Asks until there is an answer; whoever isn't answered is told the same. Returns how many were not.
 async fn until_answered(client: &Client, model: &str) -> usize {
     let started = clock::now();
