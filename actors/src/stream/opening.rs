@@ -177,14 +177,16 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
         request_id: job.request_id.clone(),
         traceparent: job.traceparent.clone(),
     };
+    let now = kit.clock.now();
+    let deadline = now + patience.first_byte;
     {
         let mut state = shared.borrow_mut();
         // Where its time is over meanwhile, no provider is asked any more.
         let ticket = state.ticket().ok_or_else(|| Refusal::new(Reason::Timeout, Again::No))?;
-        ticket.contact(kit.clock.now());
+        ticket.contact(now);
         state.restart(Scanner::new(job.options(kit, model)), patience);
     }
-    let opened = tokio::time::timeout(patience.first_byte, kit.upstream.open(request)).await;
+    let opened = tokio::time::timeout_at(deadline.into(), kit.upstream.open(request)).await;
     let response = opened.map_err(|_elapsed| Refusal::new(Reason::Timeout, Again::Elsewhere))??;
     if let Some(ticket) = shared.borrow_mut().ticket() {
         ticket.connected(response.connect);
@@ -203,7 +205,7 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
         return Err(refusal);
     }
     if job.stream {
-        first_frame(kit, response.body, patience, shared).await
+        first_frame(kit, response.body, (deadline, patience), shared).await
     } else {
         whole_answer((kit, job, model), response.body, patience, shared).await
     }
@@ -222,8 +224,13 @@ async fn next(body: &mut UpstreamBody, deadline: Instant) -> Result<Option<Bytes
 /// Reads up to the first data frame and hands the stream over to the reader. Comments that come before it are handed
 /// over at once where the answer has begun already, else with that frame; each is a sign of life, which bytes that never
 /// become a line are not.
-async fn first_frame(kit: &Kit, mut body: UpstreamBody, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
-    let (mut deadline, mut frames) = (kit.clock.now() + patience.first_byte, 0);
+async fn first_frame(
+    kit: &Kit,
+    mut body: UpstreamBody,
+    (mut deadline, patience): (Instant, Patience),
+    shared: &Shared,
+) -> Result<(), Refusal> {
+    let mut frames = 0;
     loop {
         let chunk = next(&mut body, deadline).await?;
         let ended = chunk.is_none();

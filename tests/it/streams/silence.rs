@@ -45,15 +45,15 @@ fn comments_are_sent_while_the_provider_is_silent() {
 fn a_provider_that_is_silent_before_its_first_frame_is_too_slow() {
     let app = TestApp::on(Database::Sqlite).env("HNE__PROVIDERS__OPENROUTER__FIRST_BYTE_TIMEOUT", "200ms").start();
     run(async {
-        // The last one's first frame takes a second to become whole.
-        for options in ["hold-head", "hold-after-0", "hold-after-0+comments", "drip-5ms"] {
+        // The head is no frame; the last one's first frame takes a second to become whole.
+        for options in ["hold-head", "hold-after-0", "hold-after-0+comments", "first-150ms+head-150ms", "drip-5ms"] {
             let mut body = chat(&format!("mock/chat+{options}"), options);
             body["stream"] = true.into();
             assert_eq!(complete(&caller(&app, "reader"), &body).await.status, 504, "{options}");
             app.mock.wait_for_end(options, Duration::from_secs(5)).await.unwrap();
         }
     });
-    assert_eq!(charges(&app.wait_for_postings(4), "reader"), [Charge::nothing("provider_error"); 4]);
+    assert_eq!(charges(&app.wait_for_postings(5), "reader"), [Charge::nothing("provider_error"); 5]);
 }
 
 #[test]
