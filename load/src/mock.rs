@@ -34,7 +34,8 @@
 //! | `invalid-json` | | half the JSON · a first frame that is no JSON, then the rest |
 //! | `fail-first-K` | | the fault given beside it (`status-500` if none) befalls the first K requests for this exact model name only |
 //!
-//! Without a stream, `…-after-N` faults happen in the middle of the body.
+//! Without a stream, `…-after-N` faults happen in the middle of the body; `error-after-N` is a whole answer whose choice
+//! ends in `error`.
 //!
 //! Limits: 100,000 frames and 64 MiB of content in an answer, 64 MiB of request body, [`Options::max_entries`] in the
 //! books, 4,096 model names that are remembered. A peer that closes, half-closes or resets is noticed at once, whatever

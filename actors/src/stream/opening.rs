@@ -288,7 +288,8 @@ async fn whole_answer(
     let whole = read_whole(kit, body, patience).await?;
     let answer = read_answer(&whole, job.options(kit, model).max_tokens);
     let answer = answer.ok_or_else(|| Refusal::new(Reason::Nonsense, Again::Elsewhere))?;
-    if answer.error || answer.choices == 0 {
+    // Where each choice broke off, there is no answer.
+    if answer.error || answer.choices == answer.broken {
         return Err(Refusal::of_error(&whole));
     }
     let mut state = shared.borrow_mut();

@@ -8,7 +8,7 @@ use std::fmt;
 use memchr::memchr2;
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -48,6 +48,9 @@ pub struct Answer {
     pub error: bool,
     /// How many choices it has.
     pub choices: usize,
+    /// How many of them broke off: their `finish_reason` is `error`, or they have an `error` of their own, as OpenRouter's
+    /// whole answers do.
+    pub broken: usize,
     /// Which choices have a `finish_reason`, other than an empty one and `error`: a bit for each, by its index.
     pub finished: u128,
     /// Bytes of text in its choices' messages (not in a frame's deltas), as [`text`] counts them.
@@ -69,20 +72,58 @@ pub fn read_answer(json: &[u8], max_tokens: u32) -> Option<Answer> {
         has_usage: body.usage.is_some(),
         error: body.error.is_some_and(|error| !matches!(error.get(), r#""""# | "false")),
         choices: choices.count,
+        broken: choices.broken,
         finished: choices.finished,
         content_bytes: choices.content_bytes,
     })
 }
 
-/// What is looked at; `null` is `None`.
-#[derive(Deserialize)]
+/// What is looked at; `null` is `None`. Of a key that is there several times the last value counts, as with most readers
+/// of JSON: an answer that a provider bills is not refused for it.
+#[derive(Default)]
 struct Body<'a> {
-    #[serde(borrow, default)]
     usage: Option<&'a RawValue>,
-    #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-    #[serde(default)]
     choices: Option<Choices>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Usage,
+    Error,
+    Choices,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Body<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Body<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an answer")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body<'de>, A::Error> {
+                let mut body = Body::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Usage => body.usage = map.next_value()?,
+                        Key::Error => body.error = map.next_value()?,
+                        Key::Choices => body.choices = map.next_value()?,
+                        Key::Other => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(body)
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
 }
 
 #[derive(Deserialize)]
@@ -93,12 +134,15 @@ struct Choice<'a> {
     finish_reason: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 /// The choices, added up while they are read.
 #[derive(Default)]
 struct Choices {
     count: usize,
+    broken: usize,
     finished: u128,
     content_bytes: u64,
 }
@@ -118,7 +162,9 @@ impl<'de> Deserialize<'de> for Choices {
                 let mut choices = Choices::default();
                 while let Some(choice) = items.next_element::<Choice<'de>>()? {
                     choices.count += 1;
-                    if choice.finish_reason.is_some_and(|reason| finishes(reason.get())) {
+                    let reason = choice.finish_reason.map(RawValue::get);
+                    choices.broken += usize::from(choice.error.is_some() || reason == Some(BROKEN));
+                    if reason.is_some_and(finishes) {
                         // 128 is the most that may be asked for.
                         choices.finished |= 1 << choice.index.unwrap_or(0).min(127);
                     }
@@ -132,9 +178,12 @@ impl<'de> Deserialize<'de> for Choices {
     }
 }
 
-/// Some providers write an empty reason into each frame, and `error` where a stream broke.
+/// The `finish_reason` of what broke off.
+const BROKEN: &str = r#""error""#;
+
+/// Some providers write an empty reason into each frame.
 fn finishes(reason: &str) -> bool {
-    !matches!(reason, r#""""# | r#""error""#)
+    !matches!(reason, r#""""# | BROKEN)
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,6 @@
 //! What a scenario puts on the wire, built once for each model: frames in their chunks, the tail, the whole answer. Pure.
 
-use super::scenario::{Content, LineEnd, Scenario, UsageForm};
+use super::scenario::{Content, Fault, LineEnd, Scenario, UsageForm};
 use bytes::Bytes;
 use std::{fmt::Write as _, ops::Range, sync::Arc, sync::atomic::AtomicU32};
 
@@ -147,16 +147,20 @@ impl Script {
         !matches!(self.scenario.usage, None | Negative | Huge | Text | Null)
     }
 
-    /// The whole answer for `stream: false`.
-    pub(super) fn answer(&self, ask: &Ask) -> String {
+    /// The whole answer for `stream: false`; one that broke off says so in its choice.
+    pub(super) fn answer(&self, ask: &Ask, fault: Option<Fault>) -> String {
         let text: String = (0..self.scenario.frames).map(|index| self.text(index, &ask.marker)).collect();
         let message = match self.scenario.content {
             Content::ToolCalls => format!(r#"{{"role":"assistant","content":null,{}}}"#, tool_call(0, &text)),
             Content::Reasoning => format!(r#"{{"role":"assistant","content":"","reasoning":{}}}"#, quote(&text)),
             _ => format!(r#"{{"role":"assistant","content":{}}}"#, quote(&text)),
         };
+        let end = match fault {
+            Some(Fault::ErrorAfter(_)) => format!(r#""error",{}"#, error_member("error", 502)),
+            _ => r#""stop""#.to_owned(),
+        };
         let mut answer = format!(
-            r#"{{"id":"{ID}","object":"chat.completion","created":{CREATED},"model":{},"choices":[{{"index":0,"message":{message},"finish_reason":"stop"}}]"#,
+            r#"{{"id":"{ID}","object":"chat.completion","created":{CREATED},"model":{},"choices":[{{"index":0,"message":{message},"finish_reason":{end}}}]"#,
             self.model
         );
         if self.scenario.usage != UsageForm::None {
@@ -306,7 +310,11 @@ impl Script {
 
 /// The JSON body of a refusal.
 pub(super) fn error_body(what: &str, code: u16) -> String {
-    format!(r#"{{"error":{{"message":"mock: {what} ({DETAIL})","type":"mock_error","code":{code}}}}}"#)
+    format!("{{{}}}", error_member(what, code))
+}
+
+fn error_member(what: &str, code: u16) -> String {
+    format!(r#""error":{{"message":"mock: {what} ({DETAIL})","type":"mock_error","code":{code}}}"#)
 }
 
 fn tool_call(index: usize, arguments: &str) -> String {

@@ -17,10 +17,10 @@ impl Player<'_> {
             .await?;
         self.record.status = 200;
         let mut body = match fault {
-            Some(Fault::ErrorFirst | Fault::ErrorAfter(_)) => error_body("error", 502).into_bytes(),
+            Some(Fault::ErrorFirst) => error_body("error", 502).into_bytes(),
             Some(Fault::Flood(bytes)) => vec![b'x'; bytes],
             Some(Fault::Gzip) => super::play::ZIPPED.to_vec(),
-            _ => self.script.answer(self.ask).into_bytes(),
+            _ => self.script.answer(self.ask, fault).into_bytes(),
         };
         if fault == Some(Fault::InvalidJson) {
             body.truncate(body.len() / 2);

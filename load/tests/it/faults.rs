@@ -88,6 +88,11 @@ async fn whole_answers_break_too() {
     assert_eq!(kind("m+truncate-at-5+chunked").await, ErrorKind::UnexpectedEof);
     let mut invalid = client.send(&whole("m+invalid-json")).await.unwrap();
     assert_eq!(invalid.json().await.unwrap_err().kind(), ErrorKind::UnexpectedEof, "serde's word for half a document");
+    let broken = client.send(&whole("m+error-after-2")).await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&broken["choices"][0]["finish_reason"], &broken["choices"][0]["error"]["code"]),
+        (&"error".into(), &502.into())
+    );
     let error = client.send(&whole("m+error-first")).await.unwrap().json().await.unwrap();
     assert_eq!(error["error"]["code"], 502);
 }

@@ -105,6 +105,21 @@ fn an_answer_that_is_cut_or_no_json_is_refused() {
 }
 
 #[test]
+fn an_answer_that_broke_off_is_none() {
+    let app = TestApp::on(Database::Sqlite).start();
+    add_models(&app, &[("one", "basic", "1", "error-after-2"), ("two", "basic", "2", "prompt-5+completion-7")]);
+    run(async {
+        let answer = complete(&caller(&app, "lucky"), &chat("one", "again")).await.json().await.unwrap();
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+        let answer = complete(&caller(&app, "unlucky"), &chat("mock/chat+error-after-2", "alone")).await;
+        assert_eq!(answer.status, 502);
+    });
+    let rows = app.wait_for_postings(2);
+    assert_eq!(charges(&rows, "lucky"), [Charge::reported("completed", 5, 7).costing(14_000)]);
+    assert_eq!(charges(&rows, "unlucky"), [Charge::nothing("provider_error")]);
+}
+
+#[test]
 fn a_failure_after_the_commit_is_an_error_frame() {
     let app = TestApp::on(Database::Sqlite).env("HNE__STREAM__COMMIT_AFTER", "10ms").start();
     let body = chat("mock/chat+first-300ms+status-500", "late");

@@ -68,7 +68,7 @@ fn a_whole_answer_is_read() {
     let usage = Some(Usage { prompt_tokens: 9, completion_tokens: 20, cost: None });
     assert_eq!(
         answer,
-        Answer { usage, has_usage: true, error: false, choices: 2, finished: 0b11, content_bytes: 14 + 2 }
+        Answer { usage, has_usage: true, error: false, choices: 2, broken: 0, finished: 0b11, content_bytes: 14 + 2 }
     );
     assert!(read_answer(br#"{"error":{"message":"no"}}"#, 1).unwrap().error);
     for none in ["null", r#""""#, "false"] {
@@ -121,4 +121,29 @@ fn estimates_round_up_and_have_a_ceiling() {
     assert_eq!(estimate_completion(20, 79), 20);
     assert_eq!(estimate_completion(20, 81), 21);
     assert_eq!(estimate_completion(u64::MAX, 0), MAX_TOKENS);
+}
+
+#[test]
+fn of_a_key_that_is_there_twice_the_last_value_counts() {
+    let twice = |json: &[u8]| read_answer(json, 1000).unwrap();
+    let usage = |prompt_tokens| Some(Usage { prompt_tokens, completion_tokens: 2, cost: None });
+    let first = br#"{"usage":{"prompt_tokens":1,"completion_tokens":2},"choices":[{}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    assert_eq!((twice(first).usage, twice(first).choices), (usage(3), 1));
+    assert_eq!(twice(br#"{"choices":[{}],"choices":[{"finish_reason":"stop"},{}]}"#).choices, 2);
+    assert!(twice(br#"{"error":null,"choices":[],"error":{}}"#).error);
+}
+
+#[test]
+fn choices_that_broke_off_are_told() {
+    let broken = |json: &[u8]| {
+        let answer = read_answer(json, 1000).unwrap();
+        (answer.choices, answer.broken, answer.finished)
+    };
+    assert_eq!(broken(br#"{"choices":[{"finish_reason":"error"}]}"#), (1, 1, 0));
+    assert_eq!(broken(br#"{"choices":[{"finish_reason":"error","error":{"code":502}}]}"#), (1, 1, 0));
+    assert_eq!(
+        broken(br#"{"choices":[{"finish_reason":"stop","error":{"code":502}},{"finish_reason":"stop"}]}"#),
+        (2, 1, 1)
+    );
+    assert_eq!(broken(br#"{"choices":[{"finish_reason":"length","error":null},{"finish_reason":null}]}"#), (2, 0, 1));
 }
