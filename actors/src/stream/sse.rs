@@ -107,7 +107,8 @@ impl Watched {
 pub enum Rest {
     /// Nothing: the last frame was complete.
     Nothing,
-    /// A last frame that could be completed: it lacked a line feed that CR had announced, or was `[DONE]`.
+    /// A last frame that only lacked its end: a line feed that CR had announced, or the line ends after `[DONE]` or a whole
+    /// JSON object, which often has the usage.
     Frame(Piece),
     /// So many bytes of a frame that never ended; they are not forwarded.
     Dropped(usize),
@@ -161,7 +162,7 @@ impl Scanner {
         if self.edge.place != Place::AfterBlankCr {
             let line = tail.trim_ascii_end();
             let line = if self.fresh { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line) } else { line };
-            if !line.strip_prefix(b"data:").is_some_and(frame::is_done) {
+            if !line.strip_prefix(b"data:").is_some_and(frame::is_whole) {
                 return Rest::Dropped(tail.len());
             }
             tail.truncate(tail.trim_ascii_end().len());

@@ -7,6 +7,7 @@
 use std::{borrow::Cow, ops::Range, sync::LazyLock};
 
 use memchr::{memchr2, memmem::Finder};
+use serde::de::IgnoredAny;
 
 use super::{Options, PieceKind, Watched};
 use crate::stream::usage;
@@ -286,6 +287,12 @@ impl Reader {
 /// Says whether a payload is the end of the stream.
 pub(super) fn is_done(payload: &[u8]) -> bool {
     payload.trim_ascii() == b"[DONE]"
+}
+
+/// Says whether nothing can be missing from a payload: no piece of an object is one.
+pub(super) fn is_whole(payload: &[u8]) -> bool {
+    is_done(payload)
+        || (usage::next_is(payload, 0, b'{').is_some() && serde_json::from_slice::<IgnoredAny>(payload).is_ok())
 }
 
 /// Puts the lines of a payload together; nothing is copied where there is one.

@@ -223,11 +223,14 @@ fn a_byte_order_mark_and_empty_lines_between_frames_are_left_out() {
 }
 
 #[test]
-fn an_unfinished_frame_is_dropped_unless_it_is_the_end() {
+fn an_unfinished_frame_is_dropped_unless_nothing_can_be_missing() {
     for (stream, rest) in [
         ("data: 1\n\ndata: 2\n", Rest::Dropped(8)),
         ("data: 1\n\ndata: [DONE", Rest::Dropped(11)),
         ("data: 1\n\n\n", Rest::Nothing),
+        (r#"data: {"choices":[]"#, Rest::Dropped(19)),
+        ("data: {\ndata: }", Rest::Dropped(15)),
+        ("data: [{}]", Rest::Dropped(10)),
     ] {
         assert_eq!(whole(stream).rest, rest, "{stream:?}");
     }
@@ -235,6 +238,11 @@ fn an_unfinished_frame_is_dropped_unless_it_is_the_end() {
         let seen = whole(&["data: 1\n\n", end].concat());
         assert!(matches!(&seen.rest, Rest::Frame(Piece { kind: PieceKind::Done, .. })), "{end:?}: {seen:?}");
         assert!(seen.watched.done);
+    }
+    for end in [OPENAI_USAGE.trim_end(), OPENAI_USAGE.strip_suffix('\n').unwrap()] {
+        let seen = whole(&[OPENAI, end].concat());
+        assert_eq!(seen.rest, Rest::Frame(Piece { kind: PieceKind::Usage, bytes: Bytes::from(OPENAI_USAGE) }));
+        assert_eq!(seen.watched.usage.map(|usage| usage.completion_tokens), Some(20));
     }
     let crlf = whole("data: 1\r\n\r");
     assert_eq!(crlf.rest, Rest::Frame(Piece { kind: PieceKind::Frames, bytes: Bytes::from("data: 1\r\n\r") }));
