@@ -126,7 +126,7 @@ impl From<IssueError> for Failed {
 
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
-        let code = if matches!(error, StoreError::Unavailable(_)) { UNAVAILABLE } else { USAGE };
+        let code = if matches!(error, StoreError::Mistaken(_)) { USAGE } else { UNAVAILABLE };
         Self { code, message: error.to_string() }
     }
 }

@@ -110,6 +110,12 @@ pub enum StoreError {
     /// It answered, but not what was expected; nothing was written.
     #[error("the database refused: {0}")]
     Refused(String),
+    /// As it stands it can't be worked with: an operator has to do what the sentence says. Nothing was written.
+    #[error("{0}")]
+    Unfit(String),
+    /// What was asked for makes no sense, and the sentence says why. Nothing was written.
+    #[error("{0}")]
+    Mistaken(String),
 }
 
 /// What the store knows of an API key.

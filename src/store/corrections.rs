@@ -32,9 +32,9 @@ impl Store {
     /// the account. Returns the posting.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: there is no such user or class, no figure, one too large, or no reason.
+    /// [`StoreError::Mistaken`]: there is no such user or class, no figure, one too large, or no reason.
     pub async fn adjust(&self, correction: Correction) -> Result<Posting, StoreError> {
-        check(&correction).map_err(StoreError::Refused)?;
+        check(&correction).map_err(StoreError::Mistaken)?;
         let adjust = async move |link: &mut Link| adjust(link, &correction).await;
         Ok(self.write("ledger.adjust", adjust).await?)
     }
@@ -43,16 +43,16 @@ impl Store {
 fn check(Correction { amounts, reason, .. }: &Correction) -> Result<(), String> {
     let Amounts { requests, prompt_tokens, completion_tokens, cost } = amounts;
     if *amounts == Amounts::ZERO {
-        return Err("a correction has a figure that isn't 0".into());
+        return Err("A correction has a figure that isn't 0.".into());
     }
     if [requests, prompt_tokens, completion_tokens, &cost.0]
         .into_iter()
         .any(|figure| figure.unsigned_abs() > MOST.unsigned_abs())
     {
-        return Err(format!("a figure of a correction is at most {MOST}, either way"));
+        return Err(format!("A figure of a correction is at most {MOST}, either way."));
     }
     if reason.trim().is_empty() || reason.len() > LONGEST_REASON {
-        return Err(format!("a correction has a reason of at most {LONGEST_REASON} bytes"));
+        return Err(format!("A correction has a reason of at most {LONGEST_REASON} bytes."));
     }
     Ok(())
 }
@@ -60,10 +60,10 @@ fn check(Correction { amounts, reason, .. }: &Correction) -> Result<(), String> 
 /// The change number comes before the totals, as in all transactions that take one; exchanges and batches don't.
 async fn adjust(link: &mut Link, correction: &Correction) -> Result<Posting, Fault> {
     let Correction { user, class, amounts, reason } = correction;
-    let caller = users::find(link, user).await?.ok_or_else(|| Fault::Refused(format!("there is no user {user}")))?;
+    let caller = users::find(link, user).await?.ok_or_else(|| Fault::Mistaken(format!("There is no user {user}.")))?;
     let named = classes::table.filter(classes::name.eq(class.clone())).select(classes::id);
     let id: Option<i32> = link.find(named).await?;
-    let class = ClassId(id.ok_or_else(|| Fault::Refused(format!("there is no class `{class}`")))?);
+    let class = ClassId(id.ok_or_else(|| Fault::Mistaken(format!("There is no class `{class}`.")))?);
     let now = Timestamp(link.now().await?);
     let posting = Posting {
         id: Uuid::now_v7(),

@@ -11,8 +11,10 @@ pub(super) enum Fault {
     Query(QueryError),
     /// No connection, or no answer in time.
     Unavailable(String),
-    /// We say so: what was asked for makes no sense.
+    /// We say so: what is there makes no sense, or what the engine asked for.
     Refused(String),
+    /// We say so, in a sentence: what somebody asked for makes no sense.
+    Mistaken(String),
     /// Nothing is left to be done, so nothing shall be written: somebody else was first.
     Superfluous,
     /// A journal's cursor isn't where a batch starts.
@@ -30,7 +32,7 @@ impl Fault {
         match self {
             Self::Query(error) => !matches!(error, QueryError::NotFound),
             Self::Unavailable(_) => true,
-            Self::Refused(_) | Self::Superfluous | Self::CursorElsewhere { .. } => false,
+            Self::Refused(_) | Self::Mistaken(_) | Self::Superfluous | Self::CursorElsewhere { .. } => false,
         }
     }
 }
@@ -47,6 +49,7 @@ impl From<Fault> for StoreError {
             Fault::Query(error) => of_query(&error),
             Fault::Unavailable(why) => Self::Unavailable(why),
             Fault::Refused(why) => Self::Refused(why),
+            Fault::Mistaken(why) => Self::Mistaken(why),
             Fault::Superfluous => Self::Refused("nothing is left to be done".into()),
             Fault::CursorElsewhere { journal, found } => {
                 Self::Refused(ApplyError::CursorElsewhere { journal, found }.to_string())
@@ -79,6 +82,15 @@ const PASSING: [&str; 10] = [
     "No space left",
 ];
 
+/// What PostgreSQL says to a role that lacks a right; likewise by its words.
+const FORBIDDEN: &str = "permission denied";
+
+/// Says what to do where the words are those of a role that lacks a right.
+pub(super) fn forbidden(text: &str) -> Option<StoreError> {
+    let sentence = || format!("The database's role lacks a right ({text}): `hasnot-engine doctor` says what to grant.");
+    text.contains(FORBIDDEN).then(|| StoreError::Unfit(sentence()))
+}
+
 fn of_query(error: &QueryError) -> StoreError {
     let text = error.to_string();
     let passing = match error {
@@ -94,5 +106,9 @@ fn of_query(error: &QueryError) -> StoreError {
         QueryError::DatabaseError(DatabaseErrorKind::Unknown, _) => PASSING.iter().any(|words| text.contains(words)),
         _ => false,
     };
-    if passing { StoreError::Unavailable(text) } else { StoreError::Refused(text) }
+    match forbidden(&text) {
+        _ if passing => StoreError::Unavailable(text),
+        Some(forbidden) => forbidden,
+        None => StoreError::Refused(text),
+    }
 }

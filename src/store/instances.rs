@@ -41,7 +41,7 @@ impl Store {
     /// to apply can be applied later; should it live after all, its next heartbeat tells it.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: nobody knows it, or it was alive in the last ten minutes.
+    /// [`StoreError::Mistaken`]: nobody knows it, or it was alive in the last ten minutes.
     pub async fn write_off(&self, instance: Uuid, operator: Option<String>) -> Result<WriteOff, StoreError> {
         let write_off = async move |link: &mut Link| write_off(link, instance, operator).await;
         Ok(self.write("ledger.write_off", write_off).await?)
@@ -94,13 +94,13 @@ async fn write_off(link: &mut Link, instance: Uuid, operator: Option<String>) ->
         "SELECT heartbeat_at AS value FROM instances WHERE id = $1",
     );
     let found: Option<Number> = link.find(sql!(text, Text = id.clone())).await?;
-    let Number { value: heartbeat } = found.ok_or_else(|| Fault::Refused(format!("there is no instance {id}")))?;
+    let Number { value: heartbeat } = found.ok_or_else(|| Fault::Mistaken(format!("There is no instance {id}.")))?;
     let at = Timestamp(link.now().await?);
     let silent = at.since(Timestamp(heartbeat));
     if silent < SILENT {
         let seconds = silent.as_secs();
-        return Err(Fault::Refused(format!(
-            "instance {id} was alive {seconds} s ago; it can be written off after {} minutes of silence",
+        return Err(Fault::Mistaken(format!(
+            "Instance {id} was alive {seconds} s ago; it can be written off after {} minutes of silence.",
             SILENT.as_secs() / 60
         )));
     }

@@ -51,7 +51,7 @@ impl Store {
     /// Keeps a new key and returns what it is called from now on: `key_…`.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: there is no such user.
+    /// [`StoreError::Mistaken`]: there is no such user.
     pub async fn create_key(&self, key: NewKey) -> Result<String, StoreError> {
         let create = async move |link: &mut Link| {
             changes::note(link, &Change::Key(key.hash)).await?;
@@ -92,7 +92,7 @@ impl Store {
     /// Lists the keys of a user, the oldest first.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: there is no such user.
+    /// [`StoreError::Mistaken`]: there is no such user.
     pub async fn keys(&self, user: &UserId) -> Result<Vec<KeyRow>, StoreError> {
         let user = user.clone();
         let list = async move |link: &mut Link| {
@@ -211,7 +211,7 @@ pub(super) async fn revoked_tokens(link: &mut Link) -> Result<Vec<(TokenHash, Ti
 
 async fn user_key(link: &mut Link, user: &UserId) -> Result<i64, Fault> {
     let key = link.find(users::table.filter(users::name.eq(user.as_str().to_owned())).select(users::id)).await?;
-    key.ok_or_else(|| Fault::Refused(format!("there is no user `{user}`")))
+    key.ok_or_else(|| Fault::Mistaken(format!("There is no user {user}.")))
 }
 
 fn token_hash(bytes: &[u8]) -> Result<TokenHash, Fault> {

@@ -10,7 +10,7 @@ use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{Store, link::Postgres, pool::Opener, postgres, sqlite::Target};
+use super::{Store, fault, link::Postgres, pool::Opener, postgres, sqlite::Target};
 
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -25,7 +25,8 @@ impl Store {
     /// transaction, and of two instances that start at once the second waits for the first.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: the schema is newer than this binary, or a migration failed and nothing was changed.
+    /// [`StoreError::Unfit`]: the schema is newer than this binary, or the role may not change it;
+    /// [`StoreError::Refused`]: a migration failed and nothing was changed.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         let opener = self.0.opener.clone();
         let migrate = async move {
@@ -72,9 +73,9 @@ where
     let known = source.migrations().map_err(Trouble::of)?;
     let applied = link.applied_migrations().map_err(Trouble::of)?;
     if let Some(newer) = applied.iter().find(|version| !known.iter().any(|known| known.name().version() == **version)) {
-        return Err(Trouble::Refused(format!(
-            "the database has the migration {newer}, which this version doesn't know: a newer one has been here"
-        )));
+        return Err(Trouble::Store(StoreError::Unfit(format!(
+            "The database has the migration {newer}, which this version doesn't know: a newer one has been here."
+        ))));
     }
     let mut pending: Vec<_> = known.iter().filter(|migration| !applied.contains(&migration.name().version())).collect();
     pending.sort_by(|a, b| a.name().version().cmp(&b.name().version()));
@@ -88,12 +89,13 @@ where
 
 enum Trouble {
     Query(QueryError),
-    Refused(String),
+    Store(StoreError),
 }
 
 impl Trouble {
     fn of(error: Box<dyn std::error::Error + Send + Sync>) -> Self {
-        Self::Refused(format!("the schema can't be brought up to date: {error}"))
+        let text = format!("the schema can't be brought up to date: {error}");
+        Self::Store(fault::forbidden(&text).unwrap_or(StoreError::Refused(text)))
     }
 }
 
@@ -107,7 +109,7 @@ fn finish(done: Result<Result<Vec<String>, Trouble>, tokio::task::JoinError>) ->
     match done {
         Ok(Ok(names)) => Ok(names),
         Ok(Err(Trouble::Query(error))) => Err(super::Fault::Query(error).into()),
-        Ok(Err(Trouble::Refused(why))) => Err(StoreError::Refused(why)),
+        Ok(Err(Trouble::Store(error))) => Err(error),
         Err(_panic) => Err(StoreError::Unavailable("the migration panicked".into())),
     }
 }

@@ -32,7 +32,7 @@ impl Store {
     /// Sets what a plan allows for a class, in place of what it allowed before.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// [`StoreError::Mistaken`]: the plan or the class would have no valid name.
     pub async fn set_plan_line(&self, line: PlanLine) -> Result<(), StoreError> {
         let set = async move |link: &mut Link| {
             changes::note(link, &Change::Catalog).await?;
@@ -60,7 +60,7 @@ impl Store {
     /// Sets how fast a plan's users may go on each instance; `None` is as fast as they like.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: there is no such plan.
+    /// [`StoreError::Mistaken`]: there is no such plan.
     pub async fn set_plan_rates(
         &self,
         plan: &str,
@@ -96,7 +96,7 @@ pub(super) async fn by_name(link: &mut Link) -> Result<HashMap<String, PlanId>, 
 
 /// Finds a plan that somebody named.
 pub(super) async fn named(link: &mut Link, name: &str) -> Result<PlanId, Fault> {
-    find(link, name).await?.ok_or_else(|| Fault::Refused(format!("there is no plan `{name}`")))
+    find(link, name).await?.ok_or_else(|| Fault::Mistaken(format!("There is no plan `{name}`.")))
 }
 
 /// Finds a plan or makes it.
@@ -127,7 +127,7 @@ pub(super) async fn ensure_class(link: &mut Link, name: &str) -> Result<Class, F
 fn check_name(name: &str) -> Result<(), Fault> {
     match name.parse::<actors::domain::ModelId>() {
         Ok(_) => Ok(()),
-        Err(error) => Err(Fault::Refused(error.to_string())),
+        Err(error) => Err(Fault::Mistaken(format!("Nothing can be called `{name}`: {error}."))),
     }
 }
 

@@ -17,7 +17,7 @@ impl Store {
     /// meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: the time isn't in the past.
+    /// [`StoreError::Mistaken`]: the time isn't in the past.
     pub async fn prune(&self, before: Timestamp) -> Result<i64, StoreError> {
         let prune = async move |link: &mut Link| prune(link, before).await;
         Ok(self.call("ledger.prune", &self.0.write, Scope::Write, Some(LONGEST), prune).await?)
@@ -26,7 +26,7 @@ impl Store {
 
 async fn prune(link: &mut Link, before: Timestamp) -> Result<i64, Fault> {
     if before.0 > link.now().await? {
-        return Err(Fault::Refused(format!("{} is not in the past", before.to_rfc3339())));
+        return Err(Fault::Mistaken(format!("The time {} is not in the past.", before.to_rfc3339())));
     }
     link.unlimit().await?;
     match link {

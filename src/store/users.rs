@@ -58,7 +58,7 @@ impl Store {
     /// Adds a user, or makes the one of that id what is stated here: enabled, with that plan and role.
     ///
     /// # Errors
-    /// [`StoreError::Refused`]: there is no such plan.
+    /// [`StoreError::Mistaken`]: there is no such plan.
     pub async fn set_user(&self, user: NewUser) -> Result<CallerRecord, StoreError> {
         let set = async move |link: &mut Link| {
             let version = changes::note(link, &Change::User(user.id.clone())).await?;

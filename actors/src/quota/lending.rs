@@ -216,12 +216,12 @@ impl Accounts {
         let mut counts = lock(&user.counts);
         match (counts.held(account.class, window), answer) {
             (Some(held), Ok(answer)) => held.answered(ask, *epoch, &answer, now) && !waiters.is_empty(),
-            (Some(held), Err(StoreError::Refused(_))) => {
-                held.refused();
-                false
-            }
             (Some(held), Err(StoreError::Unavailable(_))) => {
                 held.unanswered();
+                false
+            }
+            (Some(held), Err(_)) => {
+                held.refused();
                 false
             }
             (None, Ok(_)) if ask.give_back == ALL => false,

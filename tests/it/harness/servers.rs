@@ -64,6 +64,16 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.0.port)
     }
 
+    /// Makes a role that may do no more in a database than connect; returns its name, and the URL by which it does.
+    pub(crate) fn fresh_role(&self, database: &str) -> (String, String) {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("role_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        // Before PostgreSQL 15 everybody may make tables.
+        psql(database, &format!("CREATE ROLE {name} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC"));
+        let url = database.replace("postgres@", &format!("{name}@"));
+        (name, url)
+    }
+
     /// Returns the file of the server's certificate, which signed itself.
     pub(crate) fn certificate(&self) -> PathBuf {
         self.0.folder.join("data/server.crt")

@@ -5,8 +5,31 @@ use std::net::{TcpListener, TcpStream};
 use super::world::{World, free_port};
 use crate::harness::{
     app::{Database, SECRET},
-    servers::{Postgres, Redis},
+    servers::{self, Postgres, Redis},
 };
+
+/// A command of each kind that needs the database.
+const COMMANDS: [&[&str]; 13] = [
+    &["serve"],
+    &["migrate"],
+    &["user", "add", "ann"],
+    &["user", "list"],
+    &["plan", "set", "gold", "basic", "--unlimited"],
+    &["plan", "list"],
+    &["model", "list"],
+    &["key", "create", "ann"],
+    &["key", "list", "ann"],
+    &["token", "issue", "--user", "ann"],
+    &["usage", "show", "ann"],
+    &["ledger", "verify"],
+    &["ledger", "inspect"],
+];
+
+/// Says whether a text is a sentence as people write them, and no chain of causes.
+fn is_sentence(text: &str) -> bool {
+    let text = text.trim();
+    text.starts_with(char::is_uppercase) && text.ends_with('.') && !text.contains("refused")
+}
 
 #[test]
 fn a_bad_command_line_exits_64() {
@@ -20,6 +43,61 @@ fn a_bad_command_line_exits_64() {
         &["--config"],
     ] {
         world.refused(arguments, 64);
+    }
+}
+
+#[test]
+fn what_nobody_is_called_exits_64_with_a_sentence() {
+    let dead = "0192d1a6-7f7e-4a3c-9d57-000000000001";
+    for database in [Database::Sqlite, Database::Postgres] {
+        let world = World::on(database);
+        world.json(&["user", "add", "ann"]);
+        for (arguments, part) in [
+            (&["user", "add", "ann", "--plan", "gold"][..], "There is no plan `gold`"),
+            (&["user", "disable", "bob"], "There is no user bob"),
+            (&["plan", "rate", "gold"], "There is no plan `gold`"),
+            (&["plan", "set", "no good", "basic", "--unlimited"], "128"),
+            (&["model", "remove", "x"], "There is no model x"),
+            (&["key", "create", "bob"], "There is no user bob"),
+            (&["key", "revoke", "x"], "There is no key x"),
+            (&["usage", "show", "bob"], "There is no user bob"),
+            (&["ledger", "adjust", "bob", "basic", "--requests", "1", "--reason", "r"], "There is no user bob"),
+            (&["ledger", "adjust", "ann", "gold", "--requests", "1", "--reason", "r"], "There is no class `gold`"),
+            (&["ledger", "adjust", "ann", "basic", "--reason", "r"], "A correction"),
+            (&["ledger", "write-off", dead], "There is no instance"),
+            (&["ledger", "prune", "--before", "2999-01-01"], "2999-01-01T00:00:00Z is not in the past"),
+        ] {
+            let said = world.refused(arguments, 64);
+            assert!(said.contains(part) && is_sentence(&said), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_schema_that_is_newer_exits_69_with_a_sentence() {
+    for database in [Database::Sqlite, Database::Postgres] {
+        let world = World::on(database);
+        world.json(&["user", "add", "ann"]);
+        world.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
+        for arguments in COMMANDS {
+            let said = world.refused(arguments, 69);
+            assert!(said.contains("99990101000000") && said.contains("newer"), "{arguments:?}: {said}");
+            assert!(is_sentence(&said), "{arguments:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_role_without_rights_exits_69_with_a_sentence() {
+    let world = World::on(Database::Postgres);
+    world.json(&["user", "add", "ann"]);
+    let (name, url) = servers::postgres().fresh_role(&world.database_url());
+    world.execute(&format!("GRANT SELECT ON __diesel_schema_migrations TO {name}"));
+    let world = World::on(Database::Sqlite).env("DATABASE_URL", url);
+    for arguments in COMMANDS.iter().filter(|arguments| arguments[0] != "migrate") {
+        let said = world.refused(arguments, 69);
+        assert!(said.contains("permission denied for") && said.contains("doctor"), "{arguments:?}: {said}");
+        assert!(is_sentence(&said), "{arguments:?}: {said}");
     }
 }
 

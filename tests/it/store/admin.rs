@@ -45,7 +45,7 @@ fn model(id: &str) -> ModelId {
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     match result {
-        Err(StoreError::Refused(why)) => why,
+        Err(StoreError::Mistaken(why)) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -102,7 +102,7 @@ async fn keys_are_found_touched_and_revoked(world: &World) {
     let store = world.store().await;
     let (ann, hash) = (user("ann"), TokenHash::of("hne_secret"));
     let new = NewKey { user: ann.clone(), hash, expires_at: Some(Timestamp(7)) };
-    assert!(refused(store.create_key(new.clone()).await).contains("`ann`"));
+    assert!(refused(store.create_key(new.clone()).await).contains("no user ann"));
     store.provision(&ann, None).await.unwrap();
     assert_eq!(store.key(&hash).await.unwrap(), None);
     let id = store.create_key(new).await.unwrap();

@@ -50,7 +50,7 @@ async fn a_new_database_is_opened_by_many_at_once(world: &World) {
 async fn a_newer_schema_is_refused(world: &World) {
     let store = world.store().await;
     world.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
-    let Err(StoreError::Refused(why)) = store.migrate().await else { panic!() };
+    let Err(StoreError::Unfit(why)) = store.migrate().await else { panic!() };
     assert!(why.contains("99990101000000") && why.contains("newer"), "{why}");
 }
 

@@ -25,7 +25,7 @@ on_both!(
 
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
     match result {
-        Err(StoreError::Refused(why)) => why,
+        Err(StoreError::Mistaken(why)) => why,
         other => panic!("{other:?}"),
     }
 }
