@@ -77,6 +77,7 @@ pub use self::{
     inspection::{Inspection, InstanceRow, JournalRow, LeaseRow},
     instances::WriteOff,
     keys::{KeyRow, NewKey},
+    migrate::Schema,
     models::{ModelSpec, Origin},
     plans::PlanLine,
     pool::PoolState,

@@ -10,6 +10,7 @@ mod nginx;
 mod owner;
 mod ready;
 mod replica;
+mod rights;
 mod start;
 mod stuck;
 mod tls;
