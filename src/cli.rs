@@ -1,7 +1,10 @@
 //! The command line.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: 0 fine, 1 `ledger verify` found
-//! drift, 64 bad command line, 69 a dependency is unavailable, 70 internal error, 78 bad configuration.
+//! Results go to standard output, everything else to standard error. Commands that write bring the database's schema up
+//! to date first, so that they work before the first `serve`; those that only read make and change nothing.
+//!
+//! Exit codes: 0 fine, 1 `ledger verify` found drift, 64 bad command line, 69 a dependency is unavailable, 70 internal
+//! error, 78 bad configuration.
 
 mod doctor;
 mod key;
@@ -23,8 +26,8 @@ use serde_json::Value;
 use crate::{
     boot::{BootError, install_crypto},
     config::{Config, ConfigError},
-    io::IoThread,
-    store::Store,
+    io::{IoHandle, IoThread},
+    store::{self, Schema, Store},
     token::{IssueError, SetupError},
 };
 
@@ -104,6 +107,16 @@ impl Failed {
     fn usage(message: impl Into<String>) -> Self {
         Self { code: USAGE, message: message.into() }
     }
+
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: UNAVAILABLE, message: message.into() }
+    }
+
+    fn without_tables() -> Self {
+        Self::unavailable(
+            "The database has no tables: check DATABASE_URL; if it is the right one, `hasnot-engine migrate` makes them.",
+        )
+    }
 }
 
 impl From<ConfigError> for Failed {
@@ -175,23 +188,39 @@ pub fn run() -> ExitCode {
     }
 }
 
+impl Command {
+    /// Says whether it leaves the database as it is.
+    fn only_reads(&self) -> bool {
+        match self {
+            Self::Serve | Self::Doctor | Self::Migrate | Self::Token(_) => false,
+            Self::User(command) => matches!(command, user::Command::List { .. }),
+            Self::Plan(command) => matches!(command, plan::Command::List),
+            Self::Model(command) => matches!(command, model::Command::List),
+            Self::Key(command) => matches!(command, key::Command::List { .. }),
+            Self::Usage(usage::Command::Show { .. }) => true,
+            Self::Ledger(command) => matches!(command, ledger::Command::Verify | ledger::Command::Inspect),
+        }
+    }
+}
+
 fn dispatch(cli: Cli) -> Result<Option<Output>, Failed> {
     let command = cli.command.unwrap_or(Command::Serve);
     let config = match (Config::load(cli.config.as_deref()), &command) {
         (Err(error), Command::Doctor) => return Ok(Some(doctor::misconfigured(&error))),
         (config, _) => config?,
     };
+    let open = if command.only_reads() { Desk::reading } else { Desk::open };
     let output = match command {
         Command::Serve => return serve::run(config).map(|()| None),
         Command::Doctor => doctor::run(&config)?,
         Command::Migrate => Desk::closed(config)?.block_on(migrate::run)?,
-        Command::User(command) => Desk::open(config)?.block_on(async |desk| user::run(desk, command).await)?,
-        Command::Plan(command) => Desk::open(config)?.block_on(async |desk| plan::run(desk, command).await)?,
-        Command::Model(command) => Desk::open(config)?.block_on(async |desk| model::run(desk, command).await)?,
-        Command::Key(command) => Desk::open(config)?.block_on(async |desk| key::run(desk, command).await)?,
-        Command::Token(command) => Desk::open(config)?.block_on(async |desk| token::run(desk, command).await)?,
-        Command::Usage(command) => Desk::open(config)?.block_on(async |desk| usage::run(desk, command).await)?,
-        Command::Ledger(command) => Desk::open(config)?.block_on(async |desk| ledger::run(desk, command).await)?,
+        Command::User(command) => open(config)?.block_on(async |desk| user::run(desk, command).await)?,
+        Command::Plan(command) => open(config)?.block_on(async |desk| plan::run(desk, command).await)?,
+        Command::Model(command) => open(config)?.block_on(async |desk| model::run(desk, command).await)?,
+        Command::Key(command) => open(config)?.block_on(async |desk| key::run(desk, command).await)?,
+        Command::Token(command) => open(config)?.block_on(async |desk| token::run(desk, command).await)?,
+        Command::Usage(command) => open(config)?.block_on(async |desk| usage::run(desk, command).await)?,
+        Command::Ledger(command) => open(config)?.block_on(async |desk| ledger::run(desk, command).await)?,
     };
     Ok(Some(output))
 }
@@ -207,14 +236,22 @@ struct Desk {
 impl Desk {
     /// Connects to the database as it is.
     fn closed(config: Config) -> Result<Self, Failed> {
+        Self::by(config, async |config, io| Store::connect(config, io).await.map(Some))
+    }
+
+    /// Connects by this call, which returns `None` where there is no database.
+    fn by(
+        config: Config,
+        connect: impl AsyncFnOnce(&store::Config, &IoHandle) -> Result<Option<Store>, StoreError>,
+    ) -> Result<Self, Failed> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let io = IoThread::start()?;
-        let store = runtime.block_on(Store::connect(&config.database, &io.handle()));
+        let store = runtime.block_on(connect(&config.database, &io.handle()));
         let store = store.map_err(|error| match error {
             StoreError::Refused(message) => Failed { code: CONFIG, message },
             away => away.into(),
         })?;
-        Ok(Self { config, store, runtime, _io: io })
+        Ok(Self { config, store: store.ok_or_else(Failed::without_tables)?, runtime, _io: io })
     }
 
     /// Connects to the database and brings it up to date, so that commands work before the first `serve`.
@@ -222,6 +259,20 @@ impl Desk {
         let desk = Self::closed(config)?;
         desk.runtime.block_on(desk.store.migrate())?;
         Ok(desk)
+    }
+
+    /// Connects to a database that has all tables, for commands that only read: they make none, nor a file. An older
+    /// schema is refused likewise, since a statement may need what it lacks.
+    fn reading(config: Config) -> Result<Self, Failed> {
+        let desk = Self::by(config, Store::find)?;
+        match desk.runtime.block_on(desk.store.schema())? {
+            Schema::Current => Ok(desk),
+            Schema::Absent => Err(Failed::without_tables()),
+            Schema::Behind(pending) => Err(Failed::unavailable(format!(
+                "The database's schema is older than this version: `hasnot-engine migrate` brings it up to date ({}).",
+                pending.join(", ")
+            ))),
+        }
     }
 
     fn block_on<T>(&self, work: impl AsyncFnOnce(&Self) -> T) -> T {

@@ -184,16 +184,32 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens a first connection, which shows that the database is there. Nothing is migrated.
+    /// Opens a first connection, which shows that the database is there; a SQLite file that isn't is made. Nothing is
+    /// migrated.
     ///
     /// # Errors
     /// [`StoreError::Refused`] for a configuration that [`Config::check`] refuses, [`StoreError::Unavailable`] within
     /// `connect_timeout` if the database can't be reached.
     pub async fn connect(config: &Config, io: &IoHandle) -> Result<Self, StoreError> {
+        Self::open(config, io, true).await
+    }
+
+    /// Does as [`connect`](Self::connect), but makes nothing: `None` where there is no SQLite file.
+    ///
+    /// # Errors
+    /// As those of [`connect`](Self::connect).
+    pub async fn find(config: &Config, io: &IoHandle) -> Result<Option<Self>, StoreError> {
+        match url::parse(config.url.expose_secret()).map_err(StoreError::Refused)?.address {
+            Address::Sqlite(target) if target.is_missing() => Ok(None),
+            _ => Self::open(config, io, false).await.map(Some),
+        }
+    }
+
+    async fn open(config: &Config, io: &IoHandle, makes: bool) -> Result<Self, StoreError> {
         config.check().map_err(StoreError::Refused)?;
         let config = config.clone();
         let opening = io.clone();
-        let inner = io.run(async move { open(&config, opening) }).await.map_err(|gone| no_answer(&gone))?;
+        let inner = io.run(async move { open(&config, opening, makes) }).await.map_err(|gone| no_answer(&gone))?;
         let store = Self(Arc::new(inner?));
         store.ping().await?;
         Ok(store)
@@ -334,15 +350,15 @@ fn no_answer(gone: &crate::io::NoAnswer) -> StoreError {
 }
 
 /// Makes the pools, on the runtime that will drive them.
-fn open(config: &Config, io: IoHandle) -> Result<Inner, StoreError> {
-    let (opener, write) = open_pool(&config.url, config, true)?;
+fn open(config: &Config, io: IoHandle, makes: bool) -> Result<Inner, StoreError> {
+    let (opener, write) = open_pool(&config.url, config, (1, makes))?;
     let read = match &opener {
         Opener::Postgres(_) => write.clone(),
-        Opener::Sqlite(_) => open_pool(&config.url, config, false)?.1,
+        Opener::Sqlite(_) => open_pool(&config.url, config, (SQLITE_READERS, makes))?.1,
     };
     let report = match &config.replica_url {
         None => read.clone(),
-        Some(replica) => open_pool(replica, config, false)?.1,
+        Some(replica) => open_pool(replica, config, (SQLITE_READERS, false))?.1,
     };
     Ok(Inner {
         io,
@@ -357,7 +373,8 @@ fn open(config: &Config, io: IoHandle) -> Result<Inner, StoreError> {
     })
 }
 
-fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opener, Pool), StoreError> {
+/// Makes a pool. Of a SQLite file it is said how many connections there are at most, and whether they make it.
+fn open_pool(url: &SecretString, config: &Config, (max, makes): (u32, bool)) -> Result<(Opener, Pool), StoreError> {
     let parsed = url::parse(url.expose_secret()).map_err(StoreError::Refused)?;
     let sizes = Sizes {
         max: parsed.pool_max.unwrap_or(config.pool_max),
@@ -372,9 +389,8 @@ fn open_pool(url: &SecretString, config: &Config, writes: bool) -> Result<(Opene
             (Opener::Postgres(Arc::new(target)), sizes)
         }
         Address::Sqlite(target) => {
-            target.make_folder().map_err(StoreError::Unavailable)?;
+            let target = sqlite::Target { makes, ..target };
             // An open file costs nothing; closing the last connection would fold the write-ahead log each time.
-            let max = if writes { 1 } else { SQLITE_READERS };
             (Opener::Sqlite(Arc::new(target)), Sizes { max, idle_timeout: None, ..sizes })
         }
     };

@@ -11,14 +11,16 @@ use actors::{ports::StoreError, private};
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use tokio::{task::spawn_blocking, time::timeout};
 
-/// How each connection is set up. The write-ahead log lets readers go on beside the one writer. `FULL` syncs each
-/// commit: a flush every 200 ms makes that cheap, and an acknowledged revocation must outlive a power failure.
+/// How each connection is set up. `FULL` syncs each commit: a flush every 200 ms makes that cheap, and an acknowledged
+/// revocation must outlive a power failure.
 const SETUP: &str = "\
     PRAGMA busy_timeout = 5000;
-    PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA foreign_keys = ON;
     PRAGMA temp_store = MEMORY;";
+
+/// How a file is set up, once and for all. The write-ahead log lets readers go on beside the one writer.
+const FILE_SETUP: &str = "PRAGMA journal_mode = WAL;";
 
 /// The longest wait for others that open the same file: longer than the busy timeout, which one of them may need.
 const LOCK_WAIT: Duration = Duration::from_secs(8);
@@ -27,18 +29,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
+    /// Whether the file is made where it isn't there, with its folder, and set up; otherwise it stays as it is.
+    pub(super) makes: bool,
 }
 
 impl Target {
-    /// Makes the folder that the file is in.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub(super) fn make_folder(&self) -> Result<(), String> {
-        let folder = self.folder();
-        private::make_folder(folder).map_err(|error| format!("can't make the folder {}: {error}", folder.display()))
-    }
-
     /// Opens the file.
     ///
     /// # Errors
@@ -48,19 +43,28 @@ impl Target {
         // timeout doesn't hold for that. The folder is locked meanwhile, against other processes too; not the file, since
         // closing it would drop SQLite's own locks (POSIX locks belong to the process).
         let folder = self.folder().to_owned();
+        if self.makes {
+            private::make_folder(&folder)
+                .map_err(|error| format!("can't make the folder {}: {error}", folder.display()))?;
+        }
         let lock = spawn_blocking(move || File::open(folder).and_then(|folder| folder.lock().map(|()| folder)));
         let in_turn = match timeout(LOCK_WAIT, lock).await {
             Ok(Ok(locked)) => locked.map_err(|error| self.wrong(&error))?,
             Ok(Err(panic)) => return Err(self.wrong(&panic)),
             Err(_elapsed) => return Err(self.wrong(&"another process holds the lock of its folder")),
         };
-        let path = self.path.clone();
+        let (path, makes) = (self.path.clone(), self.makes);
         let opened = spawn_blocking(move || {
-            let opened = open(&path);
+            let opened = open(&path, makes);
             drop(in_turn);
             opened
         });
         opened.await.map_err(|panic| self.wrong(&panic))?.map_err(|why| self.wrong(&why))
+    }
+
+    /// Says whether the file is missing, as far as anybody can tell.
+    pub(super) fn is_missing(&self) -> bool {
+        !self.path.try_exists().unwrap_or(true)
     }
 
     fn folder(&self) -> &Path {
@@ -73,12 +77,20 @@ impl Target {
 }
 
 /// Opens the file. Blocks.
-fn open(path: &Path) -> Result<SqliteConnection, String> {
+fn open(path: &Path, makes: bool) -> Result<SqliteConnection, String> {
     let text = path.to_str().ok_or("its name is not UTF-8")?;
-    // SQLite gives its other files the mode of this one. Where it can't be made, SQLite says so too.
-    let _made = private::file().write(true).create_new(true).open(path).is_ok();
+    if makes {
+        // SQLite gives its other files the mode of this one. Where it can't be made, SQLite says so too.
+        let _made = private::file().write(true).create_new(true).open(path).is_ok();
+    } else {
+        // SQLite would make it.
+        path.metadata().map_err(|error| error.to_string())?;
+    }
     let mut connection = SqliteConnection::establish(text).map_err(|error| error.to_string())?;
     connection.batch_execute(SETUP).map_err(|error| error.to_string())?;
+    if makes {
+        connection.batch_execute(FILE_SETUP).map_err(|error| error.to_string())?;
+    }
     Ok(connection)
 }
 

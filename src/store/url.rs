@@ -58,7 +58,7 @@ fn parse_sqlite(base: &str, query: &str) -> Result<Parsed, String> {
             other => return Err(unknown(other, "pool_max")),
         }
     }
-    Ok(Parsed { address: Address::Sqlite(sqlite::Target { path: PathBuf::from(path) }), pool_max })
+    Ok(Parsed { address: Address::Sqlite(sqlite::Target { path: PathBuf::from(path), makes: false }), pool_max })
 }
 
 fn parse_postgres(base: &str, query: &str) -> Result<Parsed, String> {
