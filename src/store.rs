@@ -22,6 +22,7 @@ mod changes;
 mod column;
 mod corrections;
 mod directory;
+mod examination;
 mod fault;
 mod gathering;
 mod inspection;
@@ -74,6 +75,7 @@ use crate::{io::IoHandle, values};
 
 pub use self::{
     corrections::Correction,
+    examination::Examination,
     inspection::{Inspection, InstanceRow, JournalRow, LeaseRow},
     instances::WriteOff,
     keys::{KeyRow, NewKey},

@@ -17,7 +17,7 @@ use crate::{
     clock::StoreClock,
     config::{self, Config, ConfigError, HttpProvider, Provider},
     io::IoThread,
-    store::{self, Store},
+    store::{self, Examination, Schema, Store},
     token::{AwcFetch, Published, Verifier},
 };
 
@@ -91,31 +91,57 @@ fn data_folder(folder: &Path) -> Result<String, String> {
 
 /// Checks the database and, where there is one, the replica.
 async fn databases(config: &store::Config, io: &IoThread) -> Vec<Check> {
-    let said = |id: Option<Uuid>, without: &str| {
-        id.map_or_else(|| format!("answers, {without}"), |id| format!("answers; it is store {id}"))
-    };
-    let database = within(identity(config, "DATABASE_URL", io)).await;
-    let is_made = matches!(database, Ok(Some(_)));
-    let first_start = "but `hasnot-engine migrate` or the first start is still to make its tables";
-    let mut checks = vec![Check::of("database", database.map(|id| said(id, first_start)))];
+    let examined = within(examine(config, io)).await;
+    let has_tables = matches!(&examined, Ok(Examination { identity: Some(_), .. }));
+    let mut checks = vec![Check::of("database", examined.map(said))];
     if let Some(url) = &config.replica_url {
         let config = store::Config { url: url.clone(), replica_url: None, ..config.clone() };
-        let replica = match within(identity(&config, "DATABASE_REPLICA_URL", io)).await {
-            Ok(None) if is_made => {
+        let replica = match within(look(&config, io)).await {
+            Ok(None) if has_tables => {
                 Err("has no tables to read: DATABASE_REPLICA_URL must be a copy of the database".to_owned())
             }
-            replica => replica.map(|id| said(id, "but has no tables yet, as the database")),
+            Ok(None) => Ok("answers, but has no tables yet, as the database".to_owned()),
+            Ok(Some(id)) => Ok(format!("answers; it is store {id}")),
+            Err(why) => Err(why),
         };
         checks.push(Check::of("replica", replica));
     }
     checks
 }
 
-/// Connects to a database and asks for its id: `None` where it has no tables.
-async fn identity(config: &store::Config, variable: &str, io: &IoThread) -> Result<Option<Uuid>, String> {
-    let hint = |error: StoreError| format!("{error}: check {variable}, that the server runs, and its log");
-    let store = Store::connect(config, &io.handle()).await.map_err(hint)?;
-    Ok(store.identity().await.ok())
+/// Says what was found, and what is still to come.
+fn said(Examination { schema, identity }: Examination) -> String {
+    let id = identity.map_or_else(String::new, |id| id.to_string());
+    match schema {
+        Schema::Absent => "has no tables yet: `hasnot-engine migrate` or the first start makes them".to_owned(),
+        Schema::Current => format!("answers; it is store {id}"),
+        Schema::Behind(pending) => format!(
+            "answers; it is store {id}; `hasnot-engine migrate` or the next start brings its schema up to date ({})",
+            pending.join(", ")
+        ),
+    }
+}
+
+async fn examine(config: &store::Config, io: &IoThread) -> Result<Examination, String> {
+    Store::examine(config, &io.handle()).await.map_err(|error| hint(error, "DATABASE_URL"))
+}
+
+/// Connects to the replica, as it is, and asks for its id: `None` where it has no tables.
+async fn look(config: &store::Config, io: &IoThread) -> Result<Option<Uuid>, String> {
+    let hint = |error| hint(error, "DATABASE_REPLICA_URL");
+    let Some(store) = Store::find(config, &io.handle()).await.map_err(hint)? else { return Ok(None) };
+    match store.schema().await.map_err(hint)? {
+        Schema::Absent => Ok(None),
+        Schema::Behind(_) | Schema::Current => store.identity().await.map(Some).map_err(hint),
+    }
+}
+
+/// Adds what to do, where a database's error doesn't say.
+fn hint(error: StoreError, variable: &str) -> String {
+    match error {
+        StoreError::Unfit(sentence) => sentence,
+        other => format!("{other}: check {variable}, that the server runs, and its log"),
+    }
 }
 
 async fn redis(config: &Config) -> Result<String, String> {

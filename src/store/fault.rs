@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Refused(String),
     /// We say so, in a sentence: what somebody asked for makes no sense.
     Mistaken(String),
+    /// We say so, in a sentence: an operator has to see to the database.
+    Unfit(String),
     /// Nothing is left to be done, so nothing shall be written: somebody else was first.
     Superfluous,
     /// A journal's cursor isn't where a batch starts.
@@ -32,7 +34,11 @@ impl Fault {
         match self {
             Self::Query(error) => !matches!(error, QueryError::NotFound),
             Self::Unavailable(_) => true,
-            Self::Refused(_) | Self::Mistaken(_) | Self::Superfluous | Self::CursorElsewhere { .. } => false,
+            Self::Refused(_)
+            | Self::Mistaken(_)
+            | Self::Unfit(_)
+            | Self::Superfluous
+            | Self::CursorElsewhere { .. } => false,
         }
     }
 }
@@ -50,6 +56,7 @@ impl From<Fault> for StoreError {
             Fault::Unavailable(why) => Self::Unavailable(why),
             Fault::Refused(why) => Self::Refused(why),
             Fault::Mistaken(why) => Self::Mistaken(why),
+            Fault::Unfit(why) => Self::Unfit(why),
             Fault::Superfluous => Self::Refused("nothing is left to be done".into()),
             Fault::CursorElsewhere { journal, found } => {
                 Self::Refused(ApplyError::CursorElsewhere { journal, found }.to_string())

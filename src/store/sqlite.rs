@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,6 +10,7 @@ use std::{
 use actors::{ports::StoreError, private};
 use diesel::{Connection, SqliteConnection, connection::SimpleConnection};
 use tokio::{task::spawn_blocking, time::timeout};
+use uuid::Uuid;
 
 /// How each connection is set up. `FULL` syncs each commit: a flush every 200 ms makes that cheap, and an acknowledged
 /// revocation must outlive a power failure.
@@ -65,6 +66,18 @@ impl Target {
     /// Says whether the file is missing, as far as anybody can tell.
     pub(super) fn is_missing(&self) -> bool {
         !self.path.try_exists().unwrap_or(true)
+    }
+
+    /// Finds out whether the file could be made, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(super) fn could_be_made(&self) -> Result<(), String> {
+        // What is above it is made with it.
+        let there = self.folder().ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let probe = there.join(format!(".probe-{}", Uuid::new_v4()));
+        let made = private::file().write(true).create_new(true).open(&probe).and_then(|_| fs::remove_file(&probe));
+        made.map_err(|error| self.wrong(&error))
     }
 
     fn folder(&self) -> &Path {

@@ -3,21 +3,24 @@
 use hasnot_engine::token::Algorithm;
 use serde_json::{Value, json};
 
-use super::world::{World, free_port};
+use super::{
+    reading::older,
+    world::{World, free_port},
+};
 use crate::{
     harness::{app::Database, servers},
     token::signer::Signer,
 };
 
 /// Runs it; returns its exit code and its checks.
-fn examine(world: &World) -> (i32, Value) {
+pub(super) fn examine(world: &World) -> (i32, Value) {
     let done = world.run(&["doctor", "--json"]);
     let found: Value = serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"));
     assert_eq!(found["ok"] == true, done.code == 0, "{done:?}");
     (done.code, found["checks"].clone())
 }
 
-fn check<'a>(checks: &'a Value, name: &str) -> (&'a Value, &'a str) {
+pub(super) fn check<'a>(checks: &'a Value, name: &str) -> (&'a Value, &'a str) {
     let check = checks.as_array().unwrap().iter().find(|check| check["name"] == name);
     let check = check.unwrap_or_else(|| panic!("no {name} in {checks}"));
     (&check["ok"], check["message"].as_str().unwrap())
@@ -34,7 +37,7 @@ fn a_sound_installation_is_said_to_be_sound() {
             for name in ["configuration", "data folder", "database", "redis", "tokens", "provider simulator"] {
                 assert_eq!(check(&checks, name).0, true, "{checks}");
             }
-            assert!(world.run(&["doctor"]).stdout.contains("ok   database: answers"));
+            assert!(world.run(&["doctor"]).stdout.contains("ok   database: "));
             drop(service);
         }
     }
@@ -109,6 +112,51 @@ fn a_secret_that_is_kept_is_read_and_none_is_made() {
     let (code, checks) = examine(&world);
     let (ok, message) = check(&checks, "tokens");
     assert!(code == 69 && ok == false && message.contains("jwt-secret"), "{checks}");
+}
+
+#[test]
+fn what_was_not_there_is_not_made() {
+    let world = World::on(Database::Sqlite).env("DATABASE_URL", "sqlite://books/store.db");
+    assert_eq!(examine(&world).0, 0);
+    assert!(!world.path("books/store.db").exists());
+    assert!(std::fs::read_dir(world.path("data")).unwrap().next().is_none());
+    let world = world.env("DATABASE_URL", "sqlite:///proc/books/store.db");
+    world.refused(&["serve"], 69);
+    let (code, checks) = examine(&world);
+    let (ok, message) = check(&checks, "database");
+    assert!(code == 69 && ok == false && message.contains("/proc/books"), "{checks}");
+}
+
+#[test]
+fn a_schema_is_compared_with_what_this_version_needs() {
+    for database in [Database::Sqlite, Database::Postgres] {
+        let world = older(database);
+        let (code, checks) = examine(&world);
+        let (ok, message) = check(&checks, "database");
+        assert!(code == 0 && ok == true && message.contains("`hasnot-engine migrate`"), "{checks}");
+        assert!(message.contains("2026-11-26-000000_leases") && !message.contains("books"), "{message}");
+        assert_eq!(world.json(&["migrate"])["applied"], json!(["2026-11-26-000000_leases"]));
+        let (_, checks) = examine(&world);
+        assert!(!check(&checks, "database").1.contains("migrate"), "{checks}");
+
+        world.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('99990101000000')");
+        let (code, checks) = examine(&world);
+        let (ok, message) = check(&checks, "database");
+        assert!(code == 69 && ok == false && message.contains("99990101000000"), "{checks}");
+    }
+}
+
+#[test]
+fn a_database_that_can_t_be_written_is_a_finding() {
+    let world = World::on(Database::Postgres);
+    world.json(&["migrate"]);
+    let url = world.database_url();
+    let database = url.rsplit('/').next().unwrap().split('?').next().unwrap();
+    world.execute(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on"));
+    world.refused(&["serve"], 69);
+    let (code, checks) = examine(&world);
+    let (ok, message) = check(&checks, "database");
+    assert!(code == 69 && ok == false && message.contains("read-only"), "{checks}");
 }
 
 #[test]

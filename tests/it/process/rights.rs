@@ -2,7 +2,11 @@
 
 use serde_json::json;
 
-use super::world::World;
+use super::{
+    doctor::{check, examine},
+    reading::older,
+    world::World,
+};
 use crate::harness::{
     app::{Database, chat, complete, run},
     servers,
@@ -44,4 +48,65 @@ fn a_role_that_may_only_read_and_write_serves_and_administers() {
     }
     assert_eq!(service.stop("TERM").0.code, 0);
     assert_eq!(world.json(&["ledger", "verify"])["drift"], 0);
+}
+
+/// Examines the database; returns what is wrong, which `serve` must refuse, too.
+fn complaint(world: &World) -> String {
+    world.refused(&["serve"], 69);
+    let (code, checks) = examine(world);
+    let (ok, message) = check(&checks, "database");
+    assert!(code == 69 && ok == false, "{checks}");
+    message.to_owned()
+}
+
+/// Does what a sentence says between backticks.
+fn do_as_told(world: &World, role: &str, sentence: &str) {
+    let statement = sentence.split('`').nth(1).unwrap_or_else(|| panic!("no statement: {sentence}"));
+    assert!(statement.starts_with("GRANT "), "{sentence}");
+    as_owner(world, role, statement);
+}
+
+#[test]
+fn what_is_to_be_granted_is_said_and_does() {
+    let (world, role) = world();
+    // What may be connected to.
+    let said = complaint(&world);
+    for table in as_owner(
+        &world,
+        &role,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+                                           AND relkind IN ('r', 'v')",
+    )
+    .lines()
+    {
+        assert!(said.contains(table), "{table} is missing: {said}");
+    }
+    do_as_told(&world, &role, &said);
+    assert_eq!(examine(&world).0, 0);
+    assert_eq!(world.serve().stop("TERM").0.code, 0);
+    // What may be read, and not written.
+    as_owner(&world, &role, &format!("REVOKE UPDATE ON change_counter FROM {role}"));
+    let said = complaint(&world);
+    assert!(said.contains("change_counter") && !said.contains("users"), "{said}");
+    do_as_told(&world, &role, &said);
+    assert_eq!(examine(&world).0, 0);
+    // What may not even be looked into.
+    as_owner(&world, &role, "REVOKE USAGE ON SCHEMA public FROM PUBLIC");
+    let said = complaint(&world);
+    do_as_told(&world, &role, &said);
+    assert_eq!(examine(&world).0, 0);
+}
+
+#[test]
+fn whoever_may_not_make_what_is_missing_is_told_so() {
+    for owner in [World::on(Database::Postgres), older(Database::Postgres)] {
+        let (role, url) = servers::postgres().fresh_role(&owner.database_url());
+        owner.execute(&format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"));
+        let world = World::on(Database::Sqlite).env("DATABASE_URL", url);
+        let said = complaint(&world);
+        assert!(said.contains("hasnot-engine migrate"), "{said}");
+        owner.json(&["migrate"]);
+        do_as_told(&world, &role, &complaint(&world));
+        assert_eq!(examine(&world).0, 0);
+    }
 }
