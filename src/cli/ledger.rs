@@ -4,8 +4,9 @@ mod adjust;
 mod inspect;
 mod upkeep;
 
+use actors::domain::Amounts;
 use clap::Subcommand;
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Desk, Failed, Output, table};
@@ -42,6 +43,13 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
     }
 }
 
+fn figures(amounts: &Amounts) -> Value {
+    json!({
+        "requests": amounts.requests, "prompt_tokens": amounts.prompt_tokens,
+        "completion_tokens": amounts.completion_tokens, "cost_nanodollars": amounts.cost,
+    })
+}
+
 /// As JSON `{"accounts", "postings", "checkpoints", "drift", "drifting": [{"user", "class", "window", "start",
 /// "difference"}]}`.
 async fn verify(desk: &Desk) -> Result<Output, Failed> {
@@ -49,7 +57,7 @@ async fn verify(desk: &Desk) -> Result<Output, Failed> {
     let shown = |drift: &Drift| {
         json!({
             "user": drift.user, "class": drift.class, "window": drift.window,
-            "start": drift.start.to_rfc3339(), "difference": drift.difference,
+            "start": drift.start.to_rfc3339(), "difference": figures(&drift.difference),
         })
     };
     let drifting: Vec<_> = found.drifting.iter().map(shown).collect();

@@ -4,7 +4,7 @@ use actors::domain::{Amounts, Nanodollars, UserId};
 use clap::Args;
 use serde_json::json;
 
-use super::{Desk, Failed, Output};
+use super::{Desk, Failed, Output, figures};
 use crate::{cli::plan::dollars, store::Correction};
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(super) async fn run(desk: &Desk, adjust: Adjust) -> Result<Output, Failed> {
     let correction = Correction { user: user.clone(), class: class.clone(), amounts, reason: reason.clone() };
     let posting = desk.store.adjust(correction).await?;
     let json = json!({
-        "posting": posting.id.to_string(), "user": user, "class": class, "amounts": amounts,
+        "posting": posting.id.to_string(), "user": user, "class": class, "amounts": figures(&amounts),
         "at": posting.opened_at.to_rfc3339(), "reason": reason.trim(),
     });
     Ok(Output::new(json, format!("The books of {user} in {class} are corrected by posting {}.", posting.id)))

@@ -291,6 +291,8 @@ fn usage_is_shown_and_the_ledger_proved() {
         let proof: Value = serde_json::from_str(&done.stdout).unwrap();
         assert_eq!(done.code, 1, "{done:?}");
         assert!(proof["drift"].as_i64().unwrap() > 0 && proof["drifting"][0]["user"] == "ann", "{proof}");
+        let one = json!({"requests": 1, "prompt_tokens": 0, "completion_tokens": 0, "cost_nanodollars": 0});
+        assert_eq!(proof["drifting"][0]["difference"], one);
         assert!(world.run(&["ledger", "verify"]).stdout.contains("ann"));
     }
 }

@@ -201,7 +201,8 @@ fn books_are_corrected() {
         let figures = ["--requests", "3", "--prompt-tokens", "20", "--completion-tokens", "7", "--cost-usd", "0.5"];
         let done = world.json(&[&adjust[..], &figures[..], &["--reason", " by hand "]].concat());
         assert_eq!(keys(&done), ["amounts", "at", "class", "posting", "reason", "user"]);
-        let amounts = json!({"requests": 3, "prompt_tokens": 20, "completion_tokens": 7, "cost": 500_000_000});
+        let amounts =
+            json!({"requests": 3, "prompt_tokens": 20, "completion_tokens": 7, "cost_nanodollars": 500_000_000});
         assert_eq!((&done["amounts"], &done["reason"]), (&amounts, &json!("by hand")));
         world.json(&[&adjust[..], &["--requests", "-1", "--cost-usd", "-0.25", "--reason", "too much"]].concat());
         let class = &world.json(&["usage", "show", "ann"])["classes"][0];
