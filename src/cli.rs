@@ -17,7 +17,7 @@ mod token;
 mod usage;
 mod user;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
 use actors::ports::StoreError;
 use clap::{Parser, Subcommand};
@@ -288,6 +288,21 @@ fn print(text: &str) {
 /// Writes a sentence to standard error.
 fn complain(text: &str) {
     let _written = writeln!(std::io::stderr().lock(), "{text}").is_ok();
+}
+
+/// Returns a reader of whole numbers that are at least this.
+fn at_least<T: TryFrom<i128>>(least: i128) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if number < least => Err(format!("the number must be {least} or more")),
+        Ok(number) => T::try_from(number).map_err(|_range| "the number is too large".to_owned()),
+        Err(_other) => Err(format!("a whole number, {least} or more")),
+    }
+}
+
+/// Reads how long a token or a key holds.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok().filter(|time| *time >= Duration::from_secs(1));
+    time.ok_or_else(|| "a time of a second or more, such as 90d or 24h".to_owned())
 }
 
 /// Lays out rows under headings, for people.

@@ -1,10 +1,12 @@
 //! `key`: makes, revokes and lists API keys.
 
+use std::time::Duration;
+
 use actors::domain::{Timestamp, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Desk, Failed, Output, table};
+use super::{Desk, Failed, Output, lifetime, table};
 use crate::{
     store::{KeyRow, NewKey},
     token::{ApiKey, end_of},
@@ -17,8 +19,8 @@ pub(super) enum Command {
         /// Whose it is.
         user: UserId,
         /// How long it holds, such as `90d`, at most to the year 9999; for ever if absent.
-        #[arg(long)]
-        ttl: Option<humantime::Duration>,
+        #[arg(long, allow_hyphen_values = true, value_parser = lifetime)]
+        ttl: Option<Duration>,
     },
     /// Revokes a key; a second later it holds nowhere.
     Revoke {
@@ -36,7 +38,7 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
     match command {
         Command::Create { user, ttl } => {
             let now = desk.store.now().await?;
-            let end = ttl.map(|ttl| end_of(*ttl, now)).transpose()?;
+            let end = ttl.map(|ttl| end_of(ttl, now)).transpose()?;
             let key = ApiKey::generate();
             let id = desk.store.create_key(NewKey { user: user.clone(), hash: key.hash, expires_at: end }).await?;
             let json = json!({"id": id, "key": key.text, "user": user, "expires_at": end.map(Timestamp::to_rfc3339)});

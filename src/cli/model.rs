@@ -4,7 +4,7 @@ use actors::domain::{ModelId, Nanodollars, Price};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Desk, Failed, Output, complain, plan::dollars, table};
+use super::{Desk, Failed, Output, at_least, complain, plan::dollars, table};
 use crate::store::ModelSpec;
 
 #[derive(Debug, Subcommand)]
@@ -34,16 +34,16 @@ pub(super) struct Add {
     #[arg(long, value_name = "M")]
     upstream_model: Option<String>,
     /// US dollars for a million prompt tokens.
-    #[arg(long, value_name = "USD/Mtok", value_parser = dollars, default_value = "0")]
+    #[arg(long, value_name = "USD/Mtok", allow_negative_numbers = true, value_parser = dollars, default_value = "0")]
     input_price: Nanodollars,
     /// US dollars for a million completion tokens.
-    #[arg(long, value_name = "USD/Mtok", value_parser = dollars, default_value = "0")]
+    #[arg(long, value_name = "USD/Mtok", allow_negative_numbers = true, value_parser = dollars, default_value = "0")]
     output_price: Nanodollars,
     /// The most tokens of prompt and completion together.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<u32>(1))]
     context: Option<u32>,
     /// The most tokens of completion.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<u32>(1))]
     max_output: Option<u32>,
     /// Another model to try when this one fails; may be given again for the next.
     #[arg(long = "fallback", value_name = "ID")]

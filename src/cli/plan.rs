@@ -7,7 +7,7 @@ use actors::{
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Desk, Failed, Output, table};
+use super::{Desk, Failed, Output, at_least, table};
 use crate::store::PlanLine;
 
 #[derive(Debug, Subcommand)]
@@ -19,10 +19,10 @@ pub(super) enum Command {
         /// The plan.
         name: String,
         /// The most requests in a minute.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<u32>(0))]
         requests_per_minute: Option<u32>,
         /// The most streams at once.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<u32>(0))]
         concurrent_streams: Option<u32>,
     },
     /// Lists plans with what they allow.
@@ -39,13 +39,13 @@ pub(super) struct Set {
     #[arg(long, default_value = "day", value_name = "day|month")]
     window: WindowKind,
     /// The most requests.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<i64>(0))]
     requests: Option<i64>,
     /// The most tokens, prompt and completion together.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = at_least::<i64>(0))]
     tokens: Option<i64>,
     /// The most money, in US dollars.
-    #[arg(long, value_name = "X", value_parser = dollars)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = dollars)]
     cost_usd: Option<Nanodollars>,
     /// No limits at all.
     #[arg(long, conflicts_with_all = ["requests", "tokens", "cost_usd"])]
@@ -54,7 +54,7 @@ pub(super) struct Set {
 
 /// Reads an amount of dollars, such as `0.15`.
 pub(super) fn dollars(text: &str) -> Result<Nanodollars, String> {
-    Nanodollars::from_decimal(text).ok_or_else(|| "a number of US dollars, such as 0.15".to_owned())
+    Nanodollars::from_decimal(text).ok_or_else(|| "a number of US dollars, 0 or more, such as 0.15".to_owned())
 }
 
 fn shown(limits: &Limits) -> Value {

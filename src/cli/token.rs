@@ -10,7 +10,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Desk, Failed, Output, complain};
+use super::{Desk, Failed, Output, complain, lifetime};
 use crate::{
     clock::StoreClock,
     config,
@@ -31,8 +31,8 @@ pub(super) enum Command {
         #[arg(long)]
         plan: Option<String>,
         /// How long it holds, at most to the year 9999.
-        #[arg(long, default_value = "24h")]
-        ttl: humantime::Duration,
+        #[arg(long, default_value = "24h", allow_hyphen_values = true, value_parser = lifetime)]
+        ttl: Duration,
     },
     /// Revokes a token until its end; a second later it holds nowhere.
     Revoke {
@@ -44,7 +44,7 @@ pub(super) enum Command {
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
     match command {
         Command::Issue { user, role, plan, ttl } => {
-            let (issued, role) = issue(desk, &user, Role::named(&role), plan.as_deref(), *ttl).await?;
+            let (issued, role) = issue(desk, &user, Role::named(&role), plan.as_deref(), ttl).await?;
             let json = json!({
                 "token": issued.token, "user": user, "role": role, "expires_at": issued.expires_at.to_rfc3339(),
             });

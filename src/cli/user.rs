@@ -4,7 +4,7 @@ use actors::domain::{Role, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Desk, Failed, Output, table};
+use super::{Desk, Failed, Output, at_least, table};
 use crate::store::NewUser;
 
 #[derive(Debug, Subcommand)]
@@ -31,7 +31,7 @@ pub(super) enum Command {
         #[arg(long)]
         after: Option<UserId>,
         /// At most so many.
-        #[arg(long, default_value_t = 1_000)]
+        #[arg(long, default_value_t = 1_000, allow_negative_numbers = true, value_parser = at_least::<u32>(0))]
         limit: u32,
     },
 }

@@ -36,6 +36,7 @@ fn signed_dollars(text: &str) -> Result<Nanodollars, String> {
         Some(amount) => dollars(amount).map(|Nanodollars(nanos)| Nanodollars(-nanos)),
         None => dollars(text),
     }
+    .map_err(|_unsigned| "a number of US dollars, such as -0.15".to_owned())
 }
 
 /// As JSON `{"posting", "user", "class", "amounts", "at", "reason"}`.

@@ -47,6 +47,39 @@ fn a_bad_command_line_exits_64() {
 }
 
 #[test]
+fn a_number_out_of_range_exits_64_and_says_the_range() {
+    let world = World::on(Database::Sqlite);
+    let set = ["plan", "set", "gold", "basic"];
+    let add = ["model", "add", "own/x", "--class", "basic", "--provider", "simulator"];
+    for (command, option, value, range) in [
+        (&set[..], "--requests", "-1", "0 or more"),
+        (&set, "--tokens", "-1", "0 or more"),
+        (&set, "--tokens", "9223372036854775808", "too large"),
+        (&set, "--cost-usd", "-0.5", "0 or more"),
+        (&set, "--requests", "many", "a whole number"),
+        (&["plan", "rate", "gold"], "--requests-per-minute", "-1", "0 or more"),
+        (&["plan", "rate", "gold"], "--concurrent-streams", "-1", "0 or more"),
+        (&["plan", "rate", "gold"], "--concurrent-streams", "4294967296", "too large"),
+        (&add, "--input-price", "-1", "0 or more"),
+        (&add, "--output-price", "-1", "0 or more"),
+        (&add, "--context", "-1", "1 or more"),
+        (&add, "--context", "0", "1 or more"),
+        (&add, "--max-output", "-1", "1 or more"),
+        (&["user", "list"], "--limit", "-1", "0 or more"),
+        (&["key", "create", "ann"], "--ttl", "-1h", "a second or more"),
+        (&["key", "create", "ann"], "--ttl", "0s", "a second or more"),
+        (&["key", "create", "ann"], "--ttl", "soon", "such as"),
+        (&["token", "issue", "--user", "ann"], "--ttl", "-1h", "a second or more"),
+        (&["token", "issue", "--user", "ann"], "--ttl", "999ms", "a second or more"),
+    ] {
+        let said = world.refused(&[command, &[option, value]].concat(), 64);
+        assert!(said.contains(option) && said.contains(range), "{option} {value}: {said}");
+        assert!(!said.contains("unexpected"), "{option} {value}: {said}");
+    }
+    assert!(!world.path("data").exists());
+}
+
+#[test]
 fn what_nobody_is_called_exits_64_with_a_sentence() {
     let dead = "0192d1a6-7f7e-4a3c-9d57-000000000001";
     for database in [Database::Sqlite, Database::Postgres] {
