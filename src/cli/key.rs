@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use actors::domain::{Timestamp, UserId};
+use actors::{
+    domain::{Timestamp, UserId},
+    ports::{CatalogSource, Directory},
+};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Desk, Failed, Output, lifetime, table};
+use super::{
+    Desk, Failed, Output, lifetime, table,
+    user::{plan_of, remark_disabled},
+};
 use crate::{
     store::{KeyRow, NewKey},
     token::{ApiKey, end_of},
@@ -41,6 +47,9 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
             let end = ttl.map(|ttl| end_of(ttl, now)).transpose()?;
             let key = ApiKey::generate();
             let id = desk.store.create_key(NewKey { user: user.clone(), hash: key.hash, expires_at: end }).await?;
+            if let Some(record) = desk.store.caller(&user).await? {
+                remark_disabled(&record, "key", plan_of(&record, &desk.store.catalog().await?.plans));
+            }
             let json = json!({"id": id, "key": key.text, "user": user, "expires_at": end.map(Timestamp::to_rfc3339)});
             Ok(Output::new(json, format!("{}\n({id}, for {user}; it is not shown again)", key.text)))
         }

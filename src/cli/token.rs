@@ -10,7 +10,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Desk, Failed, Output, complain, lifetime};
+use super::{
+    Desk, Failed, Output, complain, lifetime,
+    user::{change, plan_of, remark_disabled},
+};
 use crate::{
     clock::StoreClock,
     config,
@@ -80,7 +83,7 @@ async fn issue(
     }
     let issued = issuer.issue(user, role, plan, ttl)?;
     let record = desk.store.provision(user, plan).await?;
-    let kept = plans.iter().find(|plan| plan.id == record.plan).map_or("default", |plan| &plan.name);
+    let kept = plan_of(&record, &plans);
     remark(&record, kept, plan.unwrap_or(kept));
     // The store's role counts too, and the stronger of both.
     Ok((issued, if record.role == Role::Admin { Role::Admin } else { role }))
@@ -88,14 +91,11 @@ async fn issue(
 
 /// Says what a token doesn't change about a user who was there before it, and what does.
 fn remark(record: &CallerRecord, kept: &str, wanted: &str) {
-    let (user, role) = (&record.id, record.role.as_str());
-    let change = format!("`hasnot-engine user add {user} --plan {wanted} --role {role}`");
     if wanted != kept {
+        let (user, change) = (&record.id, change(record, wanted));
         complain(&format!("{user} has the plan {kept} already, and keeps it: {change} changes that."));
     }
-    if record.disabled {
-        complain(&format!("{user} is disabled, so the token is refused: {change} changes that."));
-    }
+    remark_disabled(record, "token", wanted);
 }
 
 /// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything. A token holds for the

@@ -1,10 +1,10 @@
 //! `user`: adds, disables and lists users.
 
-use actors::domain::{Role, UserId};
+use actors::domain::{CallerRecord, Plan, Role, UserId};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Desk, Failed, Output, at_least, table};
+use super::{Desk, Failed, Output, at_least, complain, table};
 use crate::store::NewUser;
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +34,23 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 1_000, allow_negative_numbers = true, value_parser = at_least::<u32>(0))]
         limit: u32,
     },
+}
+
+/// Returns the command that gives a user this plan and leaves the role; it also enables.
+pub(super) fn change(user: &CallerRecord, plan: &str) -> String {
+    format!("`hasnot-engine user add {} --plan {plan} --role {}`", user.id, user.role.as_str())
+}
+
+/// Says that what was made for a disabled user is refused, and what changes that.
+pub(super) fn remark_disabled(user: &CallerRecord, made: &str, plan: &str) {
+    if user.disabled {
+        complain(&format!("{} is disabled, so the {made} is refused: {} changes that.", user.id, change(user, plan)));
+    }
+}
+
+/// Returns the name of a user's plan.
+pub(super) fn plan_of<'a>(user: &CallerRecord, plans: &'a [Plan]) -> &'a str {
+    plans.iter().find(|plan| plan.id == user.plan).map_or("default", |plan| &plan.name)
 }
 
 pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed> {
