@@ -168,6 +168,10 @@ async fn tokens(config: &Config) -> Result<String, String> {
     verifier.warm_up().await;
     let name = jwt.algorithm.as_str();
     match verifier.published() {
+        None if config.auth.secret_made_here => {
+            let folder = config.data_dir.display();
+            Ok(format!("are verified by {name}, with a secret that was made here and is kept in {folder}"))
+        }
         None => Ok(format!("are verified by {name}, with a configured key")),
         Some(Published { trouble: Some(trouble), .. }) => Err(hint(format!("the signer's keys: {trouble}"))),
         Some(Published { usable, .. }) => Ok(format!("are verified by {name}, with {usable} published keys")),

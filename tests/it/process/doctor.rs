@@ -8,7 +8,10 @@ use super::{
     world::{World, free_port},
 };
 use crate::{
-    harness::{app::Database, servers},
+    harness::{
+        app::{Database, SECRET},
+        servers,
+    },
     token::signer::Signer,
 };
 
@@ -107,6 +110,12 @@ fn a_secret_that_is_kept_is_read_and_none_is_made() {
     let world = World::on(Database::Sqlite);
     assert_eq!(examine(&world).0, 0);
     assert!(!world.path("data/jwt-secret").exists());
+    world.json(&["token", "issue", "--user", "ann"]);
+    let (_, checks) = examine(&world);
+    let message = check(&checks, "tokens").1;
+    assert!(message.contains("made here") && message.contains("./data"), "{message}");
+    let (_, checks) = examine(&World::on(Database::Sqlite).env("JWT_SECRET", SECRET));
+    assert!(check(&checks, "tokens").1.contains("configured"), "{checks}");
     std::fs::write(world.path("data/jwt-secret"), "short").unwrap();
     world.refused(&["serve"], 78);
     let (code, checks) = examine(&world);
