@@ -14,6 +14,13 @@ use crate::store::PlanLine;
 pub(super) enum Command {
     /// Sets what a plan allows for a class of models, in place of what it allowed before.
     Set(Set),
+    /// Takes a class of models out of a plan: a second later it is not allowed any more. What was used stays in the books.
+    Remove {
+        /// The plan.
+        name: String,
+        /// The class of models.
+        class: String,
+    },
     /// Sets how fast each user of a plan may go on each instance; what is left out is not limited.
     Rate {
         /// The plan.
@@ -73,6 +80,12 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
             let json = json!({"plan": set.name, "class": set.class, "window": set.window, "limits": shown(&limits)});
             let text = format!("The plan {} allows {} as stated, each {}.", set.name, set.class, set.window.as_str());
             Ok(Output::new(json, text))
+        }
+        Command::Remove { name, class } => {
+            let is_open = desk.store.remove_plan_line(&name, &class).await?;
+            let (verb, end) = if is_open { ("allows", " without limits") } else { ("does not allow", "") };
+            let json = json!({"plan": name, "class": class, "removed": true});
+            Ok(Output::new(json, format!("The plan {name} {verb} {class} from now on{end}.")))
         }
         Command::Rate { name, requests_per_minute: rate, concurrent_streams: streams } => {
             desk.store.set_plan_rates(&name, rate, streams).await?;

@@ -1,13 +1,13 @@
 //! Corrections: what an operator adds to the books, or takes out of them.
 
 use actors::{
-    domain::{AccountKey, Amounts, ClassId, ModelKey, Outcome, Portion, Posting, Timestamp, UserId, WindowKind},
+    domain::{AccountKey, Amounts, ModelKey, Outcome, Portion, Posting, Timestamp, UserId, WindowKind},
     ports::{LeaseKey, Recall, StoreError},
 };
-use diesel::{ExpressionMethods, QueryDsl, sql_types::Text};
+use diesel::sql_types::Text;
 use uuid::Uuid;
 
-use super::{Store, changes, fault::Fault, ledger, link::Link, schema::classes, sql::sql, users};
+use super::{Store, changes, fault::Fault, ledger, link::Link, plans, sql::sql, users};
 
 /// The largest figure of a correction, either way: a million dollars, and far from where sums could overflow.
 const MOST: i64 = 1_000_000_000_000_000;
@@ -61,9 +61,7 @@ fn check(Correction { amounts, reason, .. }: &Correction) -> Result<(), String> 
 async fn adjust(link: &mut Link, correction: &Correction) -> Result<Posting, Fault> {
     let Correction { user, class, amounts, reason } = correction;
     let caller = users::find(link, user).await?.ok_or_else(|| Fault::Mistaken(format!("There is no user {user}.")))?;
-    let named = classes::table.filter(classes::name.eq(class.clone())).select(classes::id);
-    let id: Option<i32> = link.find(named).await?;
-    let class = ClassId(id.ok_or_else(|| Fault::Mistaken(format!("There is no class `{class}`.")))?);
+    let class = plans::named_class(link, class).await?;
     let now = Timestamp(link.now().await?);
     let posting = Posting {
         id: Uuid::now_v7(),

@@ -57,6 +57,26 @@ impl Store {
         Ok(self.write("plan.set", set).await?)
     }
 
+    /// Takes a class out of a plan, and returns whether the plan allows it all the same, being open. What was used stays
+    /// in the books.
+    ///
+    /// # Errors
+    /// [`StoreError::Mistaken`]: there is no such plan or class, or the plan says nothing of it.
+    pub async fn remove_plan_line(&self, plan: &str, class: &str) -> Result<bool, StoreError> {
+        let (name, class) = (plan.to_owned(), class.to_owned());
+        let remove = async move |link: &mut Link| {
+            changes::note(link, &Change::Catalog).await?;
+            let plan = named(link, &name).await?;
+            let id = named_class(link, &class).await?;
+            let line = plan_limits::table.find((plan.0, id.0));
+            if link.execute(diesel::delete(line)).await? == 0 {
+                return Err(Fault::Mistaken(format!("The plan {name} says nothing of `{class}`.")));
+            }
+            Ok(link.get(plans::table.filter(plans::id.eq(plan.0)).select(plans::open)).await?)
+        };
+        Ok(self.write("plan.remove", remove).await?)
+    }
+
     /// Sets how fast a plan's users may go on each instance; `None` is as fast as they like.
     ///
     /// # Errors
@@ -107,6 +127,12 @@ async fn ensure(link: &mut Link, name: &str) -> Result<PlanId, Fault> {
     check_name(name)?;
     link.execute(diesel::insert_into(plans::table).values(plans::name.eq(name))).await?;
     named(link, name).await
+}
+
+/// Finds a class that somebody named.
+pub(super) async fn named_class(link: &mut Link, name: &str) -> Result<ClassId, Fault> {
+    let id = link.find(classes::table.filter(classes::name.eq(name.to_owned())).select(classes::id)).await?;
+    id.map(ClassId).ok_or_else(|| Fault::Mistaken(format!("There is no class `{name}`.")))
 }
 
 /// Finds a class or makes it.

@@ -8,6 +8,7 @@ mod folder;
 mod ledger;
 mod nginx;
 mod owner;
+mod plans;
 mod reading;
 mod ready;
 mod replica;

@@ -7,7 +7,7 @@ use super::world::{Serving, World};
 use crate::harness::app::{Database, chat, complete, run};
 
 /// Both databases, each with a server on it.
-fn beside_a_server(test: fn(&World, &Serving)) {
+pub(super) fn beside_a_server(test: fn(&World, &Serving)) {
     for database in [Database::Sqlite, Database::Postgres] {
         let world = World::on(database);
         let service = world.serve();
