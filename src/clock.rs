@@ -44,7 +44,12 @@ impl Clock for StoreClock {
     }
 
     fn wall(&self) -> Timestamp {
-        Timestamp(self.started_wall.load(Ordering::Relaxed)).plus(self.now().saturating_duration_since(self.started))
+        self.both().1
+    }
+
+    fn both(&self) -> (Instant, Timestamp) {
+        let (now, then) = (self.now(), Timestamp(self.started_wall.load(Ordering::Relaxed)));
+        (now, then.plus(now.saturating_duration_since(self.started)))
     }
 }
 

@@ -179,8 +179,9 @@ impl AuthHandle {
     /// Finds a caller that is remembered, without asking.
     fn recall(&self, hash: &TokenHash) -> Option<Arc<Caller>> {
         let Ports { clock, metrics, .. } = &self.0.ports;
+        let (now, wall) = clock.both();
         let memory = self.0.memory.borrow();
-        let caller = memory.borrow_mut().recall(hash, clock.now(), clock.wall())?;
+        let caller = memory.borrow_mut().recall(hash, now, wall)?;
         metrics.auth_looked_up(AuthLevel::Memory);
         Some(caller)
     }

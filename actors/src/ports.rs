@@ -36,6 +36,10 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Returns the time of day that windows and expiries go by.
     fn wall(&self) -> Timestamp;
+    /// Returns both, of one moment.
+    fn both(&self) -> (Instant, Timestamp) {
+        (self.now(), self.wall())
+    }
 }
 
 /// Why a token is refused.

@@ -23,7 +23,10 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, MailboxError, Message, Response, ResponseFuture, WrapFuture};
 use serde::Deserialize;
@@ -34,7 +37,7 @@ pub use meter::Meter;
 pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
-    domain::{Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Window},
+    domain::{Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Timestamp, Window},
     ledger::Books,
     lock::lock,
     ports::Clock,
@@ -139,14 +142,13 @@ struct Tools {
 }
 
 impl Tools {
-    fn user(&self, caller: &Caller) -> Result<Arc<UserState>, QuotaError> {
-        let now = self.clock.now();
+    fn user(&self, caller: &Caller, now: Instant) -> Result<Arc<UserState>, QuotaError> {
         self.accounts.user(caller.key, &caller.id, now, self.config.idle_timeout).ok_or(QuotaError::Unavailable)
     }
 
     /// Counts a request in.
-    fn permit(&self, user: &Arc<UserState>, plan: &Plan) -> Result<Permit, QuotaError> {
-        let second = self.accounts.second(self.clock.now());
+    fn permit(&self, user: &Arc<UserState>, plan: &Plan, now: Instant) -> Result<Permit, QuotaError> {
+        let second = self.accounts.second(now);
         lock(&user.counts)
             .meter
             .admit(second, plan.requests_per_minute, plan.concurrent_streams)
@@ -154,10 +156,10 @@ impl Tools {
         Ok(Permit(Arc::clone(user)))
     }
 
-    fn asking(&self, user: Arc<UserState>, wish: Wish) -> Asking {
-        let now = self.clock.wall();
-        let window = wish.line.window.at(now);
-        Asking { accounts: Arc::clone(&self.accounts), user, books: self.books.clone(), wish, window, now }
+    fn asking(&self, user: Arc<UserState>, wish: Wish, (now, opened_at): (Instant, Timestamp)) -> Asking {
+        let (accounts, books) = (Arc::clone(&self.accounts), self.books.clone());
+        let (second, window) = (accounts.second(now), wish.line.window.at(opened_at));
+        Asking { accounts, user, books, wish, window, opened_at, second }
     }
 }
 
@@ -170,9 +172,10 @@ impl QuotaHandle {
     /// # Cancel safety
     /// Dropping the future gives back what was promised.
     pub async fn ask_admit(&self, plan: &Plan, wish: Wish) -> Result<(Permit, Reservation), QuotaError> {
-        let user = self.tools.user(&wish.caller)?;
-        let permit = self.tools.permit(&user, plan)?;
-        Ok((permit, self.reserve(user, wish).await?))
+        let moment = self.tools.clock.both();
+        let user = self.tools.user(&wish.caller, moment.0)?;
+        let permit = self.tools.permit(&user, plan, moment.0)?;
+        Ok((permit, self.reserve(user, wish, moment).await?))
     }
 
     /// Asks for a reservation for a fallback of a request that was admitted.
@@ -183,11 +186,17 @@ impl QuotaHandle {
     /// # Cancel safety
     /// Dropping the future gives back what was promised.
     pub async fn ask_reserve(&self, wish: Wish) -> Result<Reservation, QuotaError> {
-        self.reserve(self.tools.user(&wish.caller)?, wish).await
+        let moment = self.tools.clock.both();
+        self.reserve(self.tools.user(&wish.caller, moment.0)?, wish, moment).await
     }
 
-    async fn reserve(&self, user: Arc<UserState>, wish: Wish) -> Result<Reservation, QuotaError> {
-        let asking = self.tools.asking(user, wish);
+    async fn reserve(
+        &self,
+        user: Arc<UserState>,
+        wish: Wish,
+        moment: (Instant, Timestamp),
+    ) -> Result<Reservation, QuotaError> {
+        let asking = self.tools.asking(user, wish, moment);
         let reservation = match asking.attempt(Measure::Whole) {
             Attempt::Decided(decided) => *decided,
             // Rare and large: not in the future of every request.
@@ -257,11 +266,11 @@ impl Handler<ReadUsage> for QuotaGate {
     type Result = Response<Result<Vec<ClassUsage>, QuotaError>>;
 
     fn handle(&mut self, ReadUsage { caller, lines }: ReadUsage, _: &mut Context<Self>) -> Self::Result {
-        let user = match self.tools.user(&caller) {
+        let (moment, now) = self.tools.clock.both();
+        let user = match self.tools.user(&caller, moment) {
             Ok(user) => user,
             Err(error) => return Response::reply(Err(error)),
         };
-        let now = self.tools.clock.wall();
         let reads: Vec<_> = lines
             .into_iter()
             .map(|line| {

@@ -86,7 +86,7 @@ impl AuthCache {
     }
 
     fn recall(&mut self, hash: &TokenHash) -> Option<Answer> {
-        let (now, wall) = (self.ports.clock.now(), self.ports.clock.wall());
+        let (now, wall) = self.ports.clock.both();
         let mut memory = self.memory.borrow_mut();
         memory.follow_feed();
         let Some(caller) = memory.known(hash, now, wall).map(|known| Arc::clone(&known.caller)) else {
@@ -216,7 +216,7 @@ impl AuthCache {
                 _ => return self.refuse(hash, AuthError::Unavailable),
             },
         };
-        let (now, wall) = (self.ports.clock.now(), self.ports.clock.wall());
+        let (now, wall) = self.ports.clock.both();
         let expires_at = identity.expires_at.unwrap_or(Timestamp(i64::MAX));
         let rest = expires_at.since(wall);
         if rest.is_zero() {

@@ -28,7 +28,9 @@ pub(super) struct Asking {
     pub(super) books: Books,
     pub(super) wish: Wish,
     pub(super) window: Window,
-    pub(super) now: Timestamp,
+    pub(super) opened_at: Timestamp,
+    /// When that was, as the accounts count seconds.
+    pub(super) second: u64,
 }
 
 /// What came of it.
@@ -67,7 +69,7 @@ impl Asking {
         };
         held.touch();
         held.loan.plan = Some(wish.caller.plan);
-        held.demand(granted.taken, self.accounts.second(self.accounts.clock.now()));
+        held.demand(granted.taken, self.second);
         let low = held.is_low();
         held.loan.asked |= low;
         let generation = held.loan.generation;
@@ -80,8 +82,8 @@ impl Asking {
 
     /// Records what was promised.
     fn record(&self, granted: Grant, generation: u64) -> Result<Reservation, QuotaError> {
-        let Self { accounts, user, books, wish, window, now } = self;
-        let against = Against { line: wish.line, window: *window, opened_at: *now, generation };
+        let Self { accounts, user, books, wish, window, opened_at, .. } = self;
+        let against = Against { line: wish.line, window: *window, opened_at: *opened_at, generation };
         let id = Uuid::now_v7();
         let Some(entry) = books.open(draft(id, user.key, wish.model, &against)) else {
             lock(&user.counts).settle(&against, granted, Amounts::ZERO, false);

@@ -94,10 +94,10 @@ impl Held {
         self.loan.epoch += 1;
     }
 
-    /// Notes that so much was promised, at second `now` of any clock.
+    /// Notes that so much was promised, at second `now` of any clock; one that has waited comes late.
     pub(super) fn demand(&mut self, taken: Portion, now: u64) {
         let Demand { minute, now: current, before } = &mut self.loan.demand;
-        if now / DEMAND != *minute {
+        if now / DEMAND > *minute {
             *before = if now / DEMAND == *minute + 1 { *current } else { Portion::ZERO };
             (*minute, *current) = (now / DEMAND, Portion::ZERO);
         }

@@ -135,9 +135,9 @@ async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(),
             _ => metrics.retried(),
         }
         metrics.attempted();
-        let refusal = match attempt(kit, job, model, patience, shared).await {
-            Ok(()) => {
-                shared.borrow_mut().answering = Some(asking.answered(kit.clock.now()));
+        let refusal = match attempt((kit, job, model), patience, now, shared).await {
+            Ok(answered) => {
+                shared.borrow_mut().answering = Some(asking.answered(answered));
                 return Ok(());
             }
             Err(refusal) => refusal,
@@ -169,7 +169,13 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 1_000.0)
 }
 
-async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared: &Shared) -> Result<(), Refusal> {
+/// Asks once. Returns when the first frame, or the whole answer, was here.
+async fn attempt(
+    (kit, job, model): (&Kit, &Job, &Model),
+    patience: Patience,
+    now: Instant,
+    shared: &Shared,
+) -> Result<Instant, Refusal> {
     let request = UpstreamRequest {
         provider: Arc::clone(&model.provider),
         body: if model.id == job.model.id { job.prepared.clone() } else { job.body.for_model(model) },
@@ -177,7 +183,6 @@ async fn attempt(kit: &Kit, job: &Job, model: &Model, patience: Patience, shared
         request_id: job.request_id.clone(),
         traceparent: job.traceparent.clone(),
     };
-    let now = kit.clock.now();
     let deadline = now + patience.first_byte;
     {
         let mut state = shared.borrow_mut();
@@ -229,7 +234,7 @@ async fn first_frame(
     mut body: UpstreamBody,
     (mut deadline, patience): (Instant, Patience),
     shared: &Shared,
-) -> Result<(), Refusal> {
+) -> Result<Instant, Refusal> {
     let mut frames = 0;
     loop {
         let chunk = next(&mut body, deadline).await?;
@@ -242,10 +247,11 @@ async fn first_frame(
         // `[DONE]` is one, but alone it is no answer.
         if seen.data_frames > u64::from(seen.done) {
             state.hand_over_to_reader(Phase::Relaying(body));
+            let now = kit.clock.now();
             if let Some(ticket) = state.ticket() {
-                ticket.first_frame(kit.clock.now());
+                ticket.first_frame(now);
             }
-            return Ok(());
+            return Ok(now);
         }
         if state.is_too_long() {
             return Err(Refusal::new(Reason::Nonsense, Again::Elsewhere));
@@ -284,7 +290,7 @@ async fn whole_answer(
     body: UpstreamBody,
     patience: Patience,
     shared: &Shared,
-) -> Result<(), Refusal> {
+) -> Result<Instant, Refusal> {
     let whole = read_whole(kit, body, patience).await?;
     let answer = read_answer(&whole, job.options(kit, model).max_tokens);
     let answer = answer.ok_or_else(|| Refusal::new(Reason::Nonsense, Again::Elsewhere))?;
@@ -300,11 +306,12 @@ async fn whole_answer(
         done: true,
         ..Watched::default()
     });
+    let now = kit.clock.now();
     if let Some(ticket) = state.ticket() {
-        ticket.first_frame(kit.clock.now());
+        ticket.first_frame(now);
     }
     state.hand_over_to_reader(Phase::Answered(whole));
-    Ok(())
+    Ok(now)
 }
 
 /// Appends, reusing the buffer that the first join made.
