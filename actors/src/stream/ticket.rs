@@ -108,9 +108,11 @@ impl Ticket {
         self.outcome.timings.overhead = Some(ttft.saturating_sub(provider));
     }
 
-    /// Makes sure that what was seen so far is reserved.
+    /// Makes sure that what was seen so far is reserved, as far as there is room. Of a whole answer whose usage is known
+    /// nothing is left to be cut off: it is charged as its provider says.
     pub(super) fn cover(&mut self, seen: &Watched) -> Cover {
-        self.reservation.cover(completion(seen))
+        let cover = self.reservation.cover(completion(seen));
+        if seen.is_complete() && seen.usage.is_some() { Cover::Yes } else { cover }
     }
 
     /// Asks the store for what is needed to go on.

@@ -103,6 +103,32 @@ fn a_stream_is_cut_off_when_the_tokens_are_used_up() {
     assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::estimated("cut_off", &body, 20)]);
 }
 
+#[test]
+fn a_whole_answer_is_charged_as_its_provider_says() {
+    let limits = [["--tokens", "1000"], ["--cost-usd", "0.01"]];
+    // Where the provider's figure of tokens is far above its cost, that decides.
+    let usages = ["", "+usage-apart", "+usage-openrouter", "+usage-apart+cost-0.009", "+no-done"];
+    for (limit, usage) in limits.iter().flat_map(|limit| usages.map(|usage| (limit, usage))) {
+        let app = TestApp::on(Database::Sqlite).start();
+        let model = ["model", "add", "dear", "--class", "basic", "--provider", "openrouter", "--output-price", "5"];
+        let upstream = format!("mock/chat+prompt-5+completion-3000{usage}");
+        app.cli(&[&model[..], &["--upstream-model", &upstream]].concat());
+        let client = plan(&app, "ann", limit);
+        let streamed = run(async {
+            let frames = stream(&client, &chat("dear", "more")).await.frames().await.unwrap();
+            complete(&plan(&app, "bob", limit), &chat("dear", "more")).await;
+            frames
+        });
+        assert!(streamed.last().unwrap().is_done(), "{limit:?} {usage}: {streamed:?}");
+        let rows = app.wait_for_postings(2);
+        let cost = if usage.contains("cost") { 9_000_000 } else { 15_000_000 };
+        for user in ["ann", "bob"] {
+            let reported = Charge::reported("completed", 5, 3_000).costing(cost);
+            assert_eq!(charges(&rows, user), [reported], "{limit:?} {usage}, {user}");
+        }
+    }
+}
+
 /// What has no ceiling isn't capped by what was reserved of it.
 #[test]
 fn a_stream_that_is_cut_off_is_charged_for_all_that_was_handed_over() {
