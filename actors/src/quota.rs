@@ -43,6 +43,7 @@ use crate::{
     ports::Clock,
 };
 use accounts::UserState;
+pub use asking::Lack;
 use asking::{Asking, Attempt};
 
 /// How limits are held: `[quota]`.
@@ -207,6 +208,16 @@ impl QuotaHandle {
             None => true,
         };
         if recorded { Ok(reservation) } else { Err(QuotaError::BooksFull) }
+    }
+
+    /// Asks the store for what a running request lacks, and waits for at most `lease_wait` while the rest is lent
+    /// elsewhere, perhaps unspent. Returns whether it is known by then that this is all there is; what has come of it is
+    /// with the account.
+    ///
+    /// # Cancel safety
+    /// What the store has lent stays with the account.
+    pub async fn ask_more(&self, lack: Lack) -> bool {
+        lack.fill(&self.tools.accounts, &self.tools.config).await
     }
 
     /// Asks for a caller's counts, a line for each class that the plan limits or allows.

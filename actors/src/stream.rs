@@ -229,9 +229,11 @@ impl Handler<More> for UpstreamStream {
     type Result = ();
 
     fn handle(&mut self, _: More, ctx: &mut Context<Self>) {
-        let asked = self.shared.borrow().ask_more();
-        if let Some(asked) = asked {
-            ctx.spawn(asked.into_actor(self).map(|(), stream, _| stream.shared.borrow_mut().take_more()));
+        let lack = self.shared.borrow().lack();
+        if let Some(lack) = lack {
+            let kit = Rc::clone(&self.kit);
+            let asked = async move { kit.quota.ask_more(lack).await };
+            ctx.spawn(asked.into_actor(self).map(|known, stream, _| stream.shared.borrow_mut().take_more(known)));
         }
     }
 }

@@ -10,6 +10,7 @@ mod frames;
 mod journal;
 mod leaving;
 mod ledger;
+mod lent;
 mod limits;
 mod network;
 mod odd;

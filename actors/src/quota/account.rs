@@ -32,7 +32,8 @@ impl Ask {
         Portion { requests, tokens: tokens.max(1), cost: cost.max(Nanodollars(1)) }
     }
 
-    fn amounts(&self, completion_tokens: i64) -> Amounts {
+    /// Returns what it needs for so many completion tokens.
+    pub(super) fn amounts(&self, completion_tokens: i64) -> Amounts {
         Amounts {
             requests: 1,
             prompt_tokens: self.prompt_tokens,

@@ -6,13 +6,13 @@ use uuid::Uuid;
 
 use super::{
     Config, QuotaError, Reservation, Shortage, Wish,
-    account::{Grant, Measure},
+    account::{Dimension, Grant, Measure},
     accounts::{Accounts, Against, UserState},
     loan::Verdict,
     reservation::draft,
 };
 use crate::{
-    domain::{Amounts, Timestamp, Window},
+    domain::{Amounts, PlanLimit, Portion, Timestamp, Window},
     ledger::Books,
     lock::lock,
     metrics::Metrics,
@@ -104,7 +104,10 @@ impl Asking {
     /// Asks the store, and again while the rest is lent elsewhere, until it has waited for too long.
     pub(super) async fn persist(self, config: Config) -> Result<Reservation, QuotaError> {
         self.accounts.count(Metrics::lease_awaited);
-        self.lend(&config).await?;
+        let Self { accounts, user, wish, window, .. } = &self;
+        let whole = wish.ask.whole();
+        let lend = || lend(accounts, (user, wish.line, *window), whole, &config);
+        lend().await?;
         let decided = async {
             loop {
                 match self.attempt(Measure::Left) {
@@ -112,19 +115,62 @@ impl Asking {
                     Attempt::Ask(Verdict::Elsewhere) => tokio::time::sleep(ASK_AGAIN).await,
                     Attempt::Ask(_) => {}
                 }
-                self.lend(&config).await?;
+                lend().await?;
             }
         };
         tokio::time::timeout(config.lease_wait, decided).await.unwrap_or(Err(QuotaError::Unavailable))
     }
+}
 
-    /// Has the store lend what the request needs, or as much of it as there is.
-    async fn lend(&self, config: &Config) -> Result<(), QuotaError> {
-        let lent = self.accounts.ask_lease(&self.user, self.wish.line, self.window, self.wish.ask.whole());
-        match tokio::time::timeout(config.load_timeout, lent.answer()).await {
-            Ok(Ok(())) => Ok(()),
-            // Which is logged where it happens.
-            Ok(Err(_)) | Err(_) => Err(QuotaError::Unavailable),
-        }
+/// What a running request lacks to go on.
+pub struct Lack {
+    pub(super) user: Arc<UserState>,
+    pub(super) line: PlanLimit,
+    pub(super) window: Window,
+    /// What must be free.
+    pub(super) least: Portion,
+    /// What is asked for.
+    pub(super) whole: Portion,
+}
+
+impl Lack {
+    /// Asks the store, and again while the rest is lent elsewhere, until it has waited for too long. `false`: it isn't known
+    /// whether there is more.
+    pub(super) async fn fill(self, accounts: &Accounts, config: &Config) -> bool {
+        let filled = async {
+            loop {
+                lend(accounts, (&self.user, self.line, self.window), self.whole, config).await?;
+                match self.verdict(accounts) {
+                    Some(Verdict::Elsewhere) => tokio::time::sleep(ASK_AGAIN).await,
+                    Some(Verdict::Ask) => {}
+                    Some(Verdict::Exhausted) | None => return Ok::<_, QuotaError>(()),
+                }
+            }
+        };
+        matches!(tokio::time::timeout(config.lease_wait, filled).await, Ok(Ok(())))
+    }
+
+    /// Says why not enough is free; `None` where enough is.
+    fn verdict(&self, accounts: &Accounts) -> Option<Verdict> {
+        let mut counts = lock(&self.user.counts);
+        let held = counts.held(self.line.class, self.window)?;
+        let is_short =
+            |dimension: &Dimension| dimension.of(self.least) > held.account.free(*dimension, &self.line.limits);
+        Some(held.verdict(Dimension::ALL.into_iter().find(is_short)?, accounts.clock.now()))
+    }
+}
+
+/// Has the store lend so much to an account, or as much of it as there is.
+async fn lend(
+    accounts: &Accounts,
+    (user, line, window): (&Arc<UserState>, PlanLimit, Window),
+    whole: Portion,
+    config: &Config,
+) -> Result<(), QuotaError> {
+    let lent = accounts.ask_lease(user, line, window, whole);
+    match tokio::time::timeout(config.load_timeout, lent.answer()).await {
+        Ok(Ok(())) => Ok(()),
+        // Which is logged where it happens.
+        Ok(Err(_)) | Err(_) => Err(QuotaError::Unavailable),
     }
 }

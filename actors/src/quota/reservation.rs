@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    Ask, Shortage, Wish,
+    Ask, Lack, Shortage, Wish,
     account::{Account, Dimension, Figure, Grant, limited},
     accounts::{Accounts, Against, UserState},
     loan::{Held, Verdict},
@@ -200,28 +200,22 @@ impl Reservation {
         limited(missing, self.limits()).zip(Portion::ZERO, i64::max)
     }
 
-    /// Asks the store for what this many completion tokens need. To be followed by another [`Reservation::cover`].
-    ///
-    /// # Cancel safety
-    /// What the store has lent stays with the account.
-    pub fn ask_more(&self, completion_tokens: i64) -> impl Future<Output = ()> + use<> {
-        self.lend(self.missing(completion_tokens.saturating_mul(2)))
+    /// Returns what this many completion tokens lack. Once that was asked for, [`Reservation::cover`] is to be tried again.
+    #[must_use]
+    pub fn lack(&self, completion_tokens: i64) -> Lack {
+        self.lacking(self.missing(completion_tokens), self.missing(completion_tokens.saturating_mul(2)))
     }
 
-    /// Asks the store for what this ask needs. To be followed by another [`Reservation::exchange`].
-    ///
-    /// # Cancel safety
-    /// As [`Reservation::ask_more`].
-    pub fn ask_for(&self, ask: &Ask) -> impl Future<Output = ()> + use<> {
-        self.lend(ask.whole())
+    /// Returns what this ask lacks. Once that was asked for, [`Reservation::exchange`] is to be tried again.
+    #[must_use]
+    pub fn lack_of(&self, ask: &Ask) -> Lack {
+        let beyond = Portion::from(ask.amounts(0)) - self.granted.amounts.into();
+        self.lacking(limited(beyond, self.limits()).zip(Portion::ZERO, i64::max), ask.whole())
     }
 
-    fn lend(&self, more: Portion) -> impl Future<Output = ()> + use<> {
-        let waiting = self.accounts.ask_lease(&self.user, self.against.line, self.against.window, more);
-        async move {
-            // Where the store is away nothing more is free, which is what the next look finds.
-            let _answered = waiting.answer().await.is_ok();
-        }
+    fn lacking(&self, least: Portion, whole: Portion) -> Lack {
+        let Against { line, window, .. } = self.against;
+        Lack { user: Arc::clone(&self.user), line, window, least, whole }
     }
 
     /// Returns which ceiling it ran into; `None` where there is room.

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod leases;
+mod running;
 
 const IDLE: Duration = Duration::from_secs(60);
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     domain::{ErrorCode, Outcome},
     mutants::{self, Mutant},
-    quota::Cover,
+    quota::{Cover, Lack},
 };
 
 /// How long after the client a mutant's journal knows of the end.
@@ -37,8 +37,8 @@ pub(super) enum More {
     Unasked,
     /// It hasn't answered yet.
     Asked,
-    /// It has answered.
-    Answered,
+    /// It has answered, or has not; `known` says whether this is all there is.
+    Answered { known: bool },
 }
 
 impl State {
@@ -125,8 +125,11 @@ impl State {
         self.wake();
     }
 
-    /// Makes sure that what was seen is promised.
-    pub(super) fn cover(&mut self) -> Cover {
+    /// Makes sure that what was seen is promised; `false` where that is still being asked for.
+    ///
+    /// # Errors
+    /// It is not: the quota is used up, or whether it is can't be found out.
+    pub(super) fn cover(&mut self) -> Result<bool, Failure> {
         let seen = *self.scanner.watched();
         let cover = self.ticket.as_mut().map_or(Cover::Yes, |ticket| ticket.cover(&seen));
         match (cover, self.more) {
@@ -136,27 +139,24 @@ impl State {
                 (self.short)();
             }
             (Cover::Ask, More::Asked) => {}
-            (Cover::Ask, More::Answered) => return Cover::No,
-            (Cover::No, _) => {}
+            (Cover::Ask, More::Answered { known: false }) => return Err(Failure::new(ErrorCode::QuotaUnavailable)),
+            (Cover::Ask, More::Answered { known: true }) | (Cover::No, _) => {
+                let shortage = self.ticket.as_ref().and_then(|ticket| ticket.reservation().shortage());
+                return Err(Failure { shortage, ..Failure::new(ErrorCode::InsufficientQuota) });
+            }
         }
-        cover
+        Ok(cover == Cover::Yes)
     }
 
-    /// Asks the store for more quota. To be followed by [`State::take_more`].
-    pub(super) fn ask_more(&self) -> Option<impl Future<Output = ()> + use<>> {
-        self.ticket.as_ref().map(|ticket| ticket.ask_more(self.scanner.watched()))
+    /// Returns what has to be asked for. To be followed by [`State::take_more`].
+    pub(super) fn lack(&self) -> Option<Lack> {
+        self.ticket.as_ref().map(|ticket| ticket.lack(self.scanner.watched()))
     }
 
-    /// Goes on with what the store has lent.
-    pub(super) fn take_more(&mut self) {
-        self.more = More::Answered;
+    /// Goes on with what the store has lent; `known`: that is all there is.
+    pub(super) fn take_more(&mut self, known: bool) {
+        self.more = More::Answered { known };
         self.wake();
-    }
-
-    pub(super) fn cut_off(&mut self) -> Poll<Option<Result<Bytes, Failure>>> {
-        let shortage = self.ticket.as_ref().and_then(|ticket| ticket.reservation().shortage());
-        let failure = Failure { shortage, ..Failure::new(ErrorCode::InsufficientQuota) };
-        self.break_off(Outcome::CutOff, failure)
     }
 
     pub(super) fn break_off(&mut self, outcome: Outcome, failure: Failure) -> Poll<Option<Result<Bytes, Failure>>> {

@@ -98,9 +98,9 @@ async fn fall_back(kit: &Kit, job: &Job, model: &Arc<Model>, shared: &Shared) ->
     let mut exchanged = exchange();
     if exchanged == Some(false) {
         // What is lent here is as much as the model before needed.
-        let more = shared.borrow_mut().ticket().map(|ticket| ticket.reservation().ask_for(&wish.ask));
-        if let Some(more) = more {
-            more.await;
+        let lack = shared.borrow_mut().ticket().map(|ticket| ticket.reservation().lack_of(&wish.ask));
+        if let Some(lack) = lack {
+            kit.quota.ask_more(lack).await;
         }
         exchanged = exchange();
     }

@@ -32,7 +32,6 @@ use crate::{
     domain::{ErrorCode, Outcome},
     metrics::Metrics,
     ports::{Clock, Patience, UpstreamBody},
-    quota::Cover,
 };
 
 /// A comment that keeps proxies and clients from giving up on a silent stream.
@@ -328,9 +327,9 @@ impl State {
         match kind {
             PieceKind::Usage if !self.wants_usage => return Err(body),
             PieceKind::Frames | PieceKind::Usage => match self.cover() {
-                Cover::Yes => self.phase = Phase::Relaying(body),
-                Cover::No => return Ok(self.cut_off()),
-                Cover::Ask => {
+                Ok(true) => self.phase = Phase::Relaying(body),
+                Err(failure) => return Ok(self.break_off(Outcome::CutOff, failure)),
+                Ok(false) => {
                     self.pieces.push_front(Piece { kind, bytes });
                     self.phase = Phase::Relaying(body);
                     self.wait(cx);

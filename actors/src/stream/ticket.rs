@@ -15,7 +15,7 @@ use crate::{
     domain::{Amounts, ErrorCode, Model, Outcome, Timestamp},
     ledger::{Receipt, Unwritten},
     outcome::RequestOutcome,
-    quota::{Cover, Permit, Reservation, Settlement, Wish},
+    quota::{Cover, Lack, Permit, Reservation, Settlement, Wish},
 };
 
 /// How a request ended.
@@ -115,9 +115,9 @@ impl Ticket {
         if seen.is_complete() && seen.usage.is_some() { Cover::Yes } else { cover }
     }
 
-    /// Asks the store for what is needed to go on.
-    pub(super) fn ask_more(&self, seen: &Watched) -> impl Future<Output = ()> + use<> {
-        self.reservation.ask_more(completion(seen))
+    /// Returns what is lacking to go on.
+    pub(super) fn lack(&self, seen: &Watched) -> Lack {
+        self.reservation.lack(completion(seen))
     }
 
     /// Charges the request and finishes its record. The receipt, where there is one, is to be waited for before the end
