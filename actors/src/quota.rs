@@ -44,7 +44,7 @@ use crate::{
 };
 use accounts::UserState;
 pub use asking::Lack;
-use asking::{Asking, Attempt};
+use asking::{Asking, Attempt, lend};
 
 /// How limits are held: `[quota]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -291,17 +291,21 @@ impl Handler<ReadUsage> for QuotaGate {
                 (line, window, read)
             })
             .collect();
-        let deadline = self.tools.config.load_timeout;
+        let Tools { config, accounts, .. } = self.tools.clone();
         Response::fut(async move {
             let mut usage = Vec::with_capacity(reads.len());
             for (line, window, read) in reads {
                 if let Some(read) = read {
-                    let answer = tokio::time::timeout(deadline, read.answer()).await;
+                    let answer = tokio::time::timeout(config.load_timeout, read.answer()).await;
                     answer
                         .map_err(|_elapsed| QuotaError::Unavailable)?
                         .map_err(|_logged_by_the_store| QuotaError::Unavailable)?;
                 }
-                usage.push(Accounts::class_usage(&user, line, window).ok_or(QuotaError::Unavailable)?);
+                let known = || Accounts::class_usage(&user, line, window);
+                if known().is_none() {
+                    lend(&accounts, (&user, line, window), Portion::ZERO, &config).await?;
+                }
+                usage.push(known().ok_or(QuotaError::Unavailable)?);
             }
             Ok(usage)
         })

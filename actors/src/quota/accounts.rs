@@ -7,6 +7,8 @@
 //! - A user is dropped from memory only while nobody holds a reservation of theirs, everything that was settled has
 //!   reached the store, and no exchange is under way. What is lent to them then stays lent, and is taken up again when
 //!   they come back.
+//! - An account begins to be known when nothing that counts in it is on its way to the store: what the store says of it
+//!   is then all there is.
 //! - There are never more than `max_accounts` users in memory; where none can be dropped, new ones are refused.
 
 use std::{
@@ -73,6 +75,14 @@ impl Counts {
     /// Returns the account, if its counts of that window are known.
     pub(crate) fn account(&mut self, class: ClassId, window: Window) -> Option<&mut Account> {
         self.held(class, window).map(|held| &mut held.account)
+    }
+
+    /// Says whether nothing is known of an account, and postings that may count in it are on their way to the store: those
+    /// that were admitted in a window of the other kind. What the store says of it lacks them.
+    pub(super) fn awaits(&self, class: ClassId, window: Window) -> bool {
+        let of_class = || self.held.iter().filter(|held| held.class == class).map(|held| (held, held.account.window));
+        let underway = |(held, other): (&Held, Window)| other.kind() != window.kind() && held.has_sent();
+        of_class().all(|(_, known)| known != window) && of_class().any(underway)
     }
 
     /// Returns the accounts in which a promise's truth counts: those of the windows of both kinds, as in the store.

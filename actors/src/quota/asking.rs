@@ -160,15 +160,20 @@ impl Lack {
     }
 }
 
-/// Has the store lend so much to an account, or as much of it as there is.
-async fn lend(
+/// Has the store lend so much to an account, or as much of it as there is, once it knows what counts there.
+pub(super) async fn lend(
     accounts: &Accounts,
     (user, line, window): (&Arc<UserState>, PlanLimit, Window),
     whole: Portion,
     config: &Config,
 ) -> Result<(), QuotaError> {
-    let lent = accounts.ask_lease(user, line, window, whole);
-    match tokio::time::timeout(config.load_timeout, lent.answer()).await {
+    let lent = async {
+        while lock(&user.counts).awaits(line.class, window) {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        accounts.ask_lease(user, line, window, whole).answer().await
+    };
+    match tokio::time::timeout(config.load_timeout, lent).await {
         Ok(Ok(())) => Ok(()),
         // Which is logged where it happens.
         Ok(Err(_)) | Err(_) => Err(QuotaError::Unavailable),

@@ -214,23 +214,20 @@ impl Accounts {
         let Exchange { ask, epoch, user: Some(user), waiters, .. } = exchange else { return false };
         let LeaseKey { account, window } = ask.key;
         let mut counts = lock(&user.counts);
+        // Otherwise what was lent is taken up when it is asked for again.
+        let begins = ask.give_back != ALL && !counts.awaits(account.class, window);
         match (counts.held(account.class, window), answer) {
             (Some(held), Ok(answer)) => held.answered(ask, *epoch, &answer, now) && !waiters.is_empty(),
-            (Some(held), Err(StoreError::Unavailable(_))) => {
-                held.unanswered();
+            (Some(held), Err(error)) => {
+                held.failed(error);
                 false
             }
-            (Some(held), Err(_)) => {
-                held.refused();
-                false
-            }
-            (None, Ok(_)) if ask.give_back == ALL => false,
-            (None, Ok(answer)) => {
+            (None, Ok(answer)) if begins => {
                 let held =
                     counts.insert(Held::new(account.class, Account::new(window, answer.used)), self.clock.wall());
                 held.answered(ask, 0, &answer, now) && !waiters.is_empty()
             }
-            (None, Err(_)) => false,
+            (None, _) => false,
         }
     }
 

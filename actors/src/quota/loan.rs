@@ -6,7 +6,7 @@ use super::account::{Account, Dimension, limited};
 use crate::{
     domain::{Amounts, ClassId, Limits, PlanId, Portion},
     mutants::{self, Mutant},
-    ports::{LeaseAnswer, LeaseAsk},
+    ports::{LeaseAnswer, LeaseAsk, StoreError},
 };
 
 /// How long an answer that nothing is left is believed.
@@ -122,9 +122,14 @@ impl Held {
         }
     }
 
+    /// Says whether postings are on their way to the store.
+    pub(super) fn has_sent(&self) -> bool {
+        self.loan.unflushed > 0
+    }
+
     /// Says whether nothing is promised, unflushed or under way: what the store says is then all there is.
     pub(super) fn is_quiet(&self) -> bool {
-        self.account.reserved == Amounts::ZERO && self.loan.unflushed == 0
+        self.account.reserved == Amounts::ZERO && !self.has_sent()
     }
 
     /// Says why not enough of a figure is free.
@@ -221,6 +226,14 @@ impl Held {
         let due = loan.recall.is_none_or(|(_, at)| now.saturating_duration_since(at) >= RECALL_EVERY);
         let elsewhere = |dimension: Dimension| short(dimension) && dimension.of(answer.elsewhere) > 0;
         due && Dimension::ALL.into_iter().any(elsewhere)
+    }
+
+    /// Notes that an ask came to nothing.
+    pub(super) fn failed(&mut self, error: &StoreError) {
+        match error {
+            StoreError::Unavailable(_) => self.unanswered(),
+            _ => self.refused(),
+        }
     }
 
     /// Takes back what was to be returned, since the store has refused the ask; not if it may have been made before.

@@ -18,6 +18,7 @@ use crate::{
 
 mod leases;
 mod running;
+mod windows;
 
 const IDLE: Duration = Duration::from_secs(60);
 
