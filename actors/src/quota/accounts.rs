@@ -77,6 +77,21 @@ impl Counts {
         self.held(class, window).map(|held| &mut held.account)
     }
 
+    /// Says whether an account can go on without the store: nothing has to be lent to it, and it is known. One whose window
+    /// before is known begins this one at zero.
+    pub(super) fn goes_on(&mut self, line: &PlanLimit, window: Window, now: Timestamp) -> bool {
+        if line.limits != Limits::default() {
+            return false;
+        }
+        let before = |held: &Held| held.class == line.class && held.account.window.kind() == window.kind();
+        let known = self.held(line.class, window).is_some();
+        if !known && self.held.iter().any(before) && !self.awaits(line.class, window) {
+            self.insert(Held::new(line.class, Account::new(window, Amounts::ZERO)), now);
+            return true;
+        }
+        known
+    }
+
     /// Says whether nothing is known of an account, and postings that may count in it are on their way to the store: those
     /// that were admitted in a window of the other kind. What the store says of it lacks them.
     pub(super) fn awaits(&self, class: ClassId, window: Window) -> bool {

@@ -107,7 +107,11 @@ impl Asking {
         let Self { accounts, user, wish, window, .. } = &self;
         let whole = wish.ask.whole();
         let lend = || lend(accounts, (user, wish.line, *window), whole, &config);
-        lend().await?;
+        if let Err(unavailable) = lend().await
+            && !lock(&user.counts).goes_on(&wish.line, *window, self.opened_at)
+        {
+            return Err(unavailable);
+        }
         let decided = async {
             loop {
                 match self.attempt(Measure::Left) {

@@ -46,3 +46,23 @@ async fn it_is_shown_in_the_month_too() {
     let (usage, ()) = tokio::join!(world.gate.ask_usage(caller, vec![line]), flush_late(&world));
     assert_eq!(usage.unwrap()[0].account.used.requests, 3);
 }
+
+#[actix_rt::test]
+async fn an_account_without_limits_goes_on_at_midnight_without_the_store() {
+    let world = World::start(1_000);
+    let (_permit, yesterday) = world.admit(1, None).await.unwrap();
+    let limited = world.admit(2, Some(9)).await.unwrap();
+    world.store.reads.set_down(true);
+    world.clock.set_wall(WindowKind::Day.at(ManualClock::START).end());
+    let today = join_all((0..3).map(|_| world.admit(1, None))).await;
+    let (_permit, today) = today.into_iter().map(Result::unwrap).next().unwrap();
+    assert_eq!(world.admit(2, Some(9)).await.err(), Some(QuotaError::Unavailable), "what was lent is of yesterday");
+    assert_eq!(world.admit(3, None).await.err(), Some(QuotaError::Unavailable), "whose plan may not be known");
+    settle(&world, yesterday);
+    settle(&world, today);
+    world.store.reads.set_down(false);
+    assert_eq!(world.flush().await, 2);
+    let Wish { caller, line, .. } = wish(1, None);
+    assert_eq!(world.gate.ask_usage(caller, vec![line]).await.unwrap()[0].account.used.requests, 1);
+    drop(limited);
+}
