@@ -20,8 +20,11 @@ use super::{
     sql::sql,
 };
 
-/// Leases of windows that ended this long ago are of no more use: what was admitted under them has its row.
-const ENDED_MICROS: i64 = 3600 * 1_000_000;
+/// Leases of windows that ended this long ago are dropped. A stream belongs to the window in which it began and runs for as
+/// long as its provider sends: without its lease, what it has taken of the limit would be lent again. None runs for a
+/// week. Where the store's clock is that far ahead, leases in use are dropped, and their instance forgets them. The rows
+/// that are kept longer cost little: most are empty, and `leases_of_instance` finds those that are due.
+const ENDED_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
 /// An instance whose last heartbeat is younger can't be written off.
 const SILENT: Duration = Duration::from_secs(10 * 60);
 

@@ -15,6 +15,7 @@ on_both!(
     journals_are_known_and_closed,
     the_last_process_has_the_identity,
     ended_leases_are_dropped,
+    a_limit_holds_for_streams_that_outlive_their_window,
     an_instance_is_written_off,
     corrections_count_and_are_told,
     impossible_corrections_are_refused,
@@ -64,7 +65,7 @@ async fn the_last_process_has_the_identity(world: &World) {
     let now = store.enroll(instance, first).await.unwrap();
     let beat = store.heartbeat(instance, first).await.unwrap();
     assert!(beat.ours && beat.now >= now && beat.now.since(now) < Duration::from_secs(60));
-    assert_eq!(beat.now.since(beat.ended), Duration::from_secs(3_600));
+    assert_eq!(beat.now.since(beat.ended), Duration::from_secs(7 * 24 * 3_600));
     store.enroll(instance, second).await.unwrap();
     world.execute("UPDATE instances SET heartbeat_at = 5");
     assert!(!store.heartbeat(instance, first).await.unwrap().ours);
@@ -83,13 +84,13 @@ async fn ended_leases_are_dropped(world: &World) {
     let store = world.store().await;
     let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
     let now = store.enroll(one, one).await.unwrap();
-    let hour = 3_600_000_000;
+    let days = |days: i64| Timestamp(now.0 + days * 24 * 3_600_000_000);
     let windows = [
         WindowKind::Day.at(now),
-        WindowKind::Day.at(Timestamp(now.0 - 26 * hour)),
+        WindowKind::Day.at(days(-9)),
         WindowKind::Month.at(now),
-        WindowKind::Month.at(Timestamp(now.0 - 32 * 24 * hour)),
-        WindowKind::Day.at(Timestamp(now.0 + 24 * hour)),
+        WindowKind::Month.at(days(-40)),
+        WindowKind::Day.at(days(1)),
     ];
     for window in windows {
         for instance in [one, other] {
@@ -102,12 +103,25 @@ async fn ended_leases_are_dropped(world: &World) {
     let left = store.inspect().await.unwrap().leases;
     let of = |instance: Uuid| left.iter().filter(|row| row.instance == instance.to_string()).collect::<Vec<_>>();
     assert_eq!(of(other).len(), 5, "only its own");
-    // In the first hour of a day the one before yesterday's end is gone, yesterday isn't: so 26 hours.
     let mut kept: Vec<_> = of(one).iter().map(|row| row.window).collect();
     kept.sort();
     let mut expected = vec![windows[0], windows[2], windows[4]];
     expected.sort();
     assert_eq!(kept, expected);
+}
+
+async fn a_limit_holds_for_streams_that_outlive_their_window(world: &World) {
+    let store = world.store().await;
+    let instance = Uuid::new_v4();
+    let now = store.enroll(instance, instance).await.unwrap();
+    // It ended more than an hour ago, whatever the time of day.
+    let key = LeaseKey { account: account(1, 1), window: WindowKind::Day.at(Timestamp(now.0 - 26 * 3_600_000_000)) };
+    lease(&store, instance, key, 1_000).await;
+    assert!(store.heartbeat(instance, instance).await.unwrap().ours);
+    let limits = Limits { requests: Some(1_000), ..Limits::default() };
+    let one = Portion { requests: 1, ..Portion::ZERO };
+    let ask = LeaseAsk { limits, need: one, most: one, ..reading(key.account, key.window) };
+    assert_eq!(store.exchange(instance, &[ask]).await.unwrap()[0].granted, Portion::ZERO);
 }
 
 async fn an_instance_is_written_off(world: &World) {
