@@ -186,9 +186,7 @@ impl UsageLedger {
         ctx.spawn(flight.into_actor(self).map(move |(mut flusher, result), ledger, ctx| {
             let took = ledger.ports.clock.now().saturating_duration_since(started);
             let (under_way, done) = (flusher.under_way(), flusher.is_done());
-            if flusher.take_restored() {
-                ledger.ports.accounts.forget_leases();
-            }
+            flusher.follow(&ledger.ports.accounts);
             ledger.flusher = Some(flusher);
             if ledger.recovering.is_some() {
                 ledger.fly(ctx);
@@ -235,6 +233,7 @@ impl UsageLedger {
     fn landed(&mut self, landed: &Landed, ctx: &mut Context<Self>) {
         self.backoff = Duration::ZERO;
         self.tally.borrow_mut().count(&landed.batch.postings);
+        self.ports.accounts.post_brought(&landed.batch.cursors);
         self.tell(landed);
         if landed.batch.postings.len() >= self.config.flush_postings || !self.waiting.is_empty() {
             self.fly(ctx);
@@ -298,6 +297,10 @@ impl UsageLedger {
         let asked = self.ports.clock.now();
         let beat = async move { store.heartbeat(owner.instance, process).await };
         ctx.spawn(beat.into_actor(self).map(move |answer, ledger, ctx| ledger.heard(answer, asked, ctx)));
+        let accounts = Arc::clone(&self.ports.accounts);
+        // Where nothing is served, nothing else would tell.
+        let look = wrap_future::<_, Self>(async move { accounts.look_back().await.is_ok() });
+        ctx.spawn(look.map(|_firm, _, _| ()));
     }
 
     fn heard(&mut self, answer: Result<Heartbeat, StoreError>, asked: Instant, ctx: &mut Context<Self>) {

@@ -8,7 +8,8 @@
 //! Several instances share a limit through leases: parts of it that the store lends to one of them (`lending`). A
 //! warm account is decided about from its lease, which costs no I/O but the journal's write: its handle does that by
 //! itself, since a message would have the connection's task leave and come back for it. Where too little is left the
-//! actor asks the store, and where the rest is lent elsewhere, the others.
+//! actor asks the store, and where the rest is lent elsewhere, the others. A store that was put back to an earlier state
+//! lends nothing until it has again what it had (`footing`).
 //!
 //! Limits: mailbox 1,024 for each gate; `max_accounts` users in memory; one exchange with the store in flight, of at
 //! most 1,000 accounts at a time; a request waits for a lease for `lease_wait`.
@@ -16,6 +17,7 @@
 mod account;
 mod accounts;
 mod asking;
+mod footing;
 mod lending;
 mod loan;
 mod meter;

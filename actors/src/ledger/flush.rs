@@ -12,8 +12,11 @@
 //!   journal is closed, in one batch: no cursor ever stands among these rows.
 //! - A journal that can't be read holds up nobody but itself.
 
+mod replay;
+
 use std::sync::Arc;
 
+use replay::Replay;
 use uuid::Uuid;
 
 use super::{
@@ -97,24 +100,19 @@ pub(crate) struct Flusher {
     store: Arc<dyn LedgerStore>,
     tails: Vec<Tail>,
     flight: Option<Flight>,
-    restored: bool,
+    replay: Replay,
     /// The store was put back, and where it stands isn't known yet.
     is_lost: bool,
 }
 
 impl Flusher {
     pub(crate) fn new(shelf: Arc<Shelf>, store: Arc<dyn LedgerStore>) -> Self {
-        Self { shelf, store, tails: Vec::new(), flight: None, restored: false, is_lost: false }
+        Self { shelf, store, tails: Vec::new(), flight: None, replay: Replay::None, is_lost: false }
     }
 
     /// Returns how many postings the current batch has; 0 where none is on its way.
     pub(crate) fn under_way(&self) -> usize {
         self.flight.as_ref().map_or(0, |flight| flight.batch.postings.len())
-    }
-
-    /// Says, once, whether the store was found to be put back to an earlier state.
-    pub(crate) fn take_restored(&mut self) -> bool {
-        std::mem::take(&mut self.restored)
     }
 
     /// Takes up the journals that other processes have left here.
@@ -180,7 +178,7 @@ impl Flusher {
 
     /// Reads the next batch from the journals. What was told before comes first, and apart.
     fn gather(&mut self) -> Result<Option<Flight>, ReadError> {
-        self.tails.extend(self.shelf.take_fresh().into_iter().map(Tail::of));
+        self.take_fresh();
         let replayed = self.gather_of(true);
         if matches!(replayed, Ok(Some(_))) {
             return replayed;
@@ -189,6 +187,10 @@ impl Flusher {
             Some(flight) => Ok(Some(flight)),
             None => replayed,
         }
+    }
+
+    fn take_fresh(&mut self) {
+        self.tails.extend(self.shelf.take_fresh().into_iter().map(Tail::of));
     }
 
     fn gather_of(&mut self, replay: bool) -> Result<Option<Flight>, ReadError> {
@@ -246,7 +248,7 @@ impl Flusher {
         if self.go_on(step.journal, found) {
             return Ok(Fate::Moved);
         }
-        (self.restored, self.is_lost) = (true, true);
+        (self.replay, self.is_lost) = (Replay::Noticed, true);
         self.find_place().await?;
         Err(StoreError::Refused("the store was put back: applying again".into()).into())
     }

@@ -32,6 +32,8 @@ pub(super) struct Tail {
     pub(super) read: u64,
     /// Up to where accounts have been told what has reached the store.
     pub(super) told: u64,
+    /// Up to where it is to be applied before accounts are lent to again, after the store was put back.
+    pub(super) owed: u64,
     /// What is left of a journal that nobody writes any more.
     pub(super) rest: Option<Rest>,
 }
@@ -60,7 +62,7 @@ impl Tail {
     /// Returns a journal that this process has begun.
     pub(super) fn of(live: Arc<Live>) -> Self {
         let reader = Reader::new(live.journal, live.folder.clone(), live.layout);
-        Self { journal: live.journal, reader, live: Some(live), applied: 0, read: 0, told: 0, rest: None }
+        Self { journal: live.journal, reader, live: Some(live), applied: 0, read: 0, told: 0, owed: 0, rest: None }
     }
 
     /// Says whether what comes next was told before, or never needs to be.

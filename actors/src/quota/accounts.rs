@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::{
     account::{Account, Grant},
+    footing::Footing,
     lending::Queue,
     loan::Held,
     meter::Meter,
@@ -177,6 +178,7 @@ pub struct Accounts {
     pub(super) wanted: Notify,
     /// A flight has ended.
     pub(super) landed: Notify,
+    pub(super) footing: Footing,
     /// The store didn't answer the last heartbeat.
     away: AtomicBool,
     /// When the day began whose predecessors' leases the store has dropped.
@@ -204,6 +206,7 @@ impl Accounts {
             queue: Mutex::default(),
             wanted: Notify::new(),
             landed: Notify::new(),
+            footing: Footing::default(),
             away: AtomicBool::new(false),
             day: AtomicI64::new(i64::MIN),
             metrics: OnceLock::new(),

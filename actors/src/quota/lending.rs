@@ -149,7 +149,7 @@ impl Accounts {
                 return;
             }
             let asks: Vec<_> = batch.iter().map(|exchange| exchange.ask).collect();
-            let answers = self.store.exchange(self.instance, &asks).await;
+            let answers = self.exchange(&asks).await;
             let now = self.clock.now();
             let mut recalls = Vec::new();
             for (index, exchange) in batch.iter_mut().enumerate() {

@@ -270,6 +270,8 @@ impl Held {
     pub(super) fn forget(&mut self) {
         self.account.lease.free = Portion::ZERO;
         (self.loan.pending, self.loan.answered_at, self.loan.uncertain) = (None, None, false);
+        // A store that was put back counts from lower numbers.
+        (self.loan.recall, self.loan.obeyed) = (None, 0);
         self.loan.generation += 1;
         self.touch();
     }

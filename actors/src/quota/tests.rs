@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod leases;
+mod restored;
 mod running;
 mod windows;
 
@@ -64,8 +65,10 @@ impl World {
         let mut flusher = self.flusher.take().unwrap();
         flusher.sync();
         let landed = flusher.flush().await;
+        flusher.follow(&self.accounts);
         self.flusher.replace(Some(flusher));
         let landed = landed?;
+        landed.iter().for_each(|landed| self.accounts.post_brought(&landed.batch.cursors));
         let postings: Vec<_> = landed.iter().flat_map(Landed::news).collect();
         for posting in &postings {
             self.accounts.post_flushed(posting.user, &[posting]);

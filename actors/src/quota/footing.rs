@@ -1,0 +1,105 @@
+//! Footing: whether the store still has all that this process has brought into it.
+//!
+//! A store that is put back to an earlier state knows neither what was used since nor what was lent. The ledger applies
+//! its journals again; until then there seems to be more left of a limit than there is.
+//!
+//! Invariants:
+//! - What the store has lent counts only if, after that, it had all that this process has ever brought into it.
+//! - Where it hadn't, all leases are forgotten, and nothing is exchanged until all that was settled before is applied.
+//!
+//! Limits: what others have to apply again isn't known here. Each looks after an exchange, with a batch and at a heartbeat
+//! (5 s); until they are done, what they had used may be lent once more, as may what was promised to requests that ran
+//! when it was put back.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use uuid::Uuid;
+
+use super::accounts::Accounts;
+use crate::{
+    lock::lock,
+    ports::{CursorMove, LeaseAnswer, LeaseAsk, StoreError},
+};
+
+/// What is known of the store.
+#[derive(Debug, Default)]
+pub(super) struct Footing {
+    /// How far the store was brought in each journal that isn't closed.
+    brought: Mutex<BTreeMap<Uuid, u64>>,
+    /// Counts how often it was lost and regained: odd while it is lost.
+    turns: AtomicU64,
+}
+
+impl Footing {
+    /// Returns how often it has changed; an error while it is lost.
+    fn turn(&self) -> Result<u64, StoreError> {
+        let turn = self.turns.load(Ordering::Acquire);
+        let firm = turn.is_multiple_of(2);
+        firm.then_some(turn).ok_or_else(|| StoreError::Unavailable("it was put back to an earlier state".into()))
+    }
+}
+
+impl Accounts {
+    /// Notes how far the store was brought.
+    pub(crate) fn post_brought(&self, steps: &[CursorMove]) {
+        let mut brought = lock(&self.footing.brought);
+        for step in steps {
+            if step.closes {
+                brought.remove(&step.journal);
+            } else {
+                let end = brought.entry(step.journal).or_default();
+                *end = step.to.max(*end);
+            }
+        }
+    }
+
+    /// Takes back and lends, where the store has its footing before and after.
+    pub(super) async fn exchange(&self, asks: &[LeaseAsk]) -> Result<Vec<LeaseAnswer>, StoreError> {
+        let turn = self.footing.turn()?;
+        let answers = self.store.exchange(self.instance, asks).await?;
+        self.look_back().await?;
+        // It may have been lost and regained meanwhile.
+        if self.footing.turn()? == turn { Ok(answers) } else { Err(StoreError::Unavailable("it was put back".into())) }
+    }
+
+    /// Looks whether the store has all that was brought into it; else the footing is lost.
+    ///
+    /// # Errors
+    /// It hasn't, or can't say.
+    pub(crate) async fn look_back(&self) -> Result<(), StoreError> {
+        self.footing.turn()?;
+        let (journals, ends): (Vec<_>, Vec<_>) = lock(&self.footing.brought).iter().unzip();
+        if journals.is_empty() {
+            return Ok(());
+        }
+        let cursors = self.store.cursors(&journals).await?;
+        if cursors.iter().zip(ends).any(|(cursor, end)| cursor.applied < end && !cursor.closed) {
+            self.lose_footing();
+        }
+        self.footing.turn().map(drop)
+    }
+
+    /// Says whether the store has to be brought again what it had.
+    pub(crate) fn has_lost_footing(&self) -> bool {
+        self.footing.turn().is_err()
+    }
+
+    /// Exchanges nothing from now on, and forgets all that was lent.
+    pub(crate) fn lose_footing(&self) {
+        self.footing.turns.fetch_or(1, Ordering::AcqRel);
+        self.forget_leases();
+    }
+
+    /// Exchanges again. Forgets what may have been lent in an exchange that was under way when the footing was lost.
+    pub(crate) fn regain_footing(&self) {
+        self.forget_leases();
+        let lost = self.has_lost_footing();
+        self.footing.turns.fetch_add(u64::from(lost), Ordering::AcqRel);
+    }
+}
