@@ -151,9 +151,9 @@ impl Tally {
         self.refused += u64::from(finished.outcome.is_none() && finished.code.is_some_and(blames_client));
         self.failed += u64::from(is_failure(finished));
         self.timeouts += u64::from(is_timeout(finished));
-        // Whoever waited for long and left had no first frame for that long, at least.
-        let left = finished.outcome == Some(Outcome::ClientGone) && finished.timings.ttft.is_none();
-        let waited = Some(finished.timings.total).filter(|waited| left && *waited > SLOW);
+        // Whoever waited for long for a provider in vain had no first frame for that long, at least.
+        let in_vain = finished.outcome.is_some() && finished.timings.ttft.is_none();
+        let waited = Some(finished.timings.total).filter(|waited| in_vain && *waited > SLOW);
         self.slow += u64::from(finished.timings.ttft.or(waited).is_some_and(|ttft| ttft > SLOW));
         self.posted += u64::from(finished.outcome.is_some());
         self.estimated += u64::from(finished.outcome.is_some() && finished.estimated);

@@ -109,25 +109,31 @@ fn an_answer_is_slow_above_half_a_second() {
 }
 
 #[test]
-fn who_waits_for_long_and_leaves_has_waited_for_the_first_frame() {
+fn who_waits_for_long_in_vain_has_waited_for_the_first_frame() {
     let mut tally = Tally::default();
-    let left = |total| Finished {
-        outcome: Some(Outcome::ClientGone),
+    let ended = |outcome, total| Finished {
+        outcome,
         code: None,
         joined: false,
         estimated: false,
         timings: Timings { total, ..NO_TIME },
     };
-    // Who leaves at once says nothing of the provider, nor does who has seen a frame.
+    let left = |total| ended(Some(Outcome::ClientGone), total);
+    let failed = |total| ended(Some(Outcome::ProviderError), total);
+    // Who leaves or fails at once says nothing of how long it takes, nor does who has seen a frame; who was refused has
+    // asked no provider.
     let seen = Timings { ttft: Some(Duration::from_millis(40)), total: Duration::from_secs(9), ..NO_TIME };
     for finished in [
         left(Duration::from_secs(2)),
         left(Duration::from_millis(3)),
+        failed(Duration::from_secs(2)),
+        failed(Duration::from_millis(3)),
+        ended(None, Duration::from_secs(2)),
         Finished { timings: seen, ..left(Duration::ZERO) },
     ] {
         tally.record(&Observation::Request(finished));
     }
     let ttft = tally.stage(Stage::Ttft).summary();
-    assert_eq!((tally.slow, tally.failed, ttft.count), (1, 0, 2));
+    assert_eq!((tally.slow, ttft.count), (2, 3));
     assert!(ttft.max >= Duration::from_secs(2));
 }
