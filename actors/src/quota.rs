@@ -284,28 +284,25 @@ impl Handler<ReadUsage> for QuotaGate {
             Ok(user) => user,
             Err(error) => return Response::reply(Err(error)),
         };
+        let Tools { config, accounts, .. } = self.tools.clone();
         let reads: Vec<_> = lines
             .into_iter()
             .map(|line| {
                 let window = line.window.at(now);
-                let warm = Accounts::class_usage(&user, line, window);
-                let read = warm.is_none().then(|| self.tools.accounts.ask_lease(&user, line, window, Portion::ZERO));
+                let stale = accounts.is_stale(&user, line, window, moment);
+                let read = stale.then(|| accounts.ask_lease(&user, line, window, Portion::ZERO));
                 (line, window, read)
             })
             .collect();
-        let Tools { config, accounts, .. } = self.tools.clone();
         Response::fut(async move {
             let mut usage = Vec::with_capacity(reads.len());
             for (line, window, read) in reads {
-                if let Some(read) = read {
-                    let answer = tokio::time::timeout(config.load_timeout, read.answer()).await;
-                    answer
-                        .map_err(|_elapsed| QuotaError::Unavailable)?
-                        .map_err(|_logged_by_the_store| QuotaError::Unavailable)?;
-                }
                 let known = || Accounts::class_usage(&user, line, window);
-                if known().is_none() {
-                    lend(&accounts, (&user, line, window), Portion::ZERO, &config).await?;
+                if let Some(read) = read {
+                    let answered = tokio::time::timeout(config.load_timeout, read.answer()).await;
+                    if answered.is_ok_and(|answer| answer.is_ok()) && known().is_none() {
+                        lend(&accounts, (&user, line, window), Portion::ZERO, &config).await?;
+                    }
                 }
                 usage.push(known().ok_or(QuotaError::Unavailable)?);
             }

@@ -177,7 +177,7 @@ impl Account {
         }
         let settled = limited(leased - self.lease.free - self.reserved.into(), limits);
         let behind = Portion::from(used) + settled + self.over - self.used.into();
-        self.lease.behind = limited(behind, limits);
+        self.lease.behind = behind;
         self.lease.elsewhere = elsewhere;
     }
 

@@ -73,11 +73,6 @@ impl Counts {
         self.held.iter_mut().find(|held| held.class == class && held.account.window == window)
     }
 
-    /// Returns the account, if its counts of that window are known.
-    pub(crate) fn account(&mut self, class: ClassId, window: Window) -> Option<&mut Account> {
-        self.held(class, window).map(|held| &mut held.account)
-    }
-
     /// Says whether an account can go on without the store: nothing has to be lent to it, and it is known. One whose window
     /// before is known begins this one at zero.
     pub(super) fn goes_on(&mut self, line: &PlanLimit, window: Window, now: Timestamp) -> bool {

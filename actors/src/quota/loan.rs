@@ -11,6 +11,8 @@ use crate::{
 
 /// How long an answer that nothing is left is believed.
 const BELIEVED: Duration = Duration::from_millis(500);
+/// How long an answer is good enough to be shown.
+const SHOWN: Duration = Duration::from_secs(1);
 /// How long a recall counts: others lend themselves no more than they need for [`CONTENDED`] after they have obeyed.
 const RECALL_COUNTS: Duration = Duration::from_secs(2);
 /// How often an account's lease is recalled.
@@ -122,6 +124,12 @@ impl Held {
         }
     }
 
+    /// Says whether others may have used so much since the store was asked that it is to be asked again before counts are
+    /// shown.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.loan.answered_at.is_none_or(|at| now.saturating_duration_since(at) >= SHOWN)
+    }
+
     /// Says whether postings are on their way to the store.
     pub(super) fn has_sent(&self) -> bool {
         self.loan.unflushed > 0
@@ -185,7 +193,8 @@ impl Held {
             *free -= give_back;
         }
         let need = (ask.need - *free).zip(Portion::ZERO, i64::max);
-        let most = if self.loan.contended.is_some() || returns { need } else { self.most(ask.need, ask.most) };
+        let reads = ask.most == Portion::ZERO;
+        let most = if self.loan.contended.is_some() || returns || reads { need } else { self.most(ask.need, ask.most) };
         let obeyed = self.loan.obeyed;
         let ask = LeaseAsk { give_back, need, most, obeyed, ..ask };
         (self.loan.pending, self.loan.flushed) = (Some(ask), false);

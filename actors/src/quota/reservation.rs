@@ -5,7 +5,10 @@
 //!   charges nothing and leaves no row, so whoever has contacted a provider settles.
 //! - While it is open, its share of the account is reserved, and its end has its space in the journal.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -308,6 +311,12 @@ pub struct ClassUsage {
 impl Accounts {
     /// Returns the counts of a line's current window, if they are in memory.
     pub(super) fn class_usage(user: &UserState, line: PlanLimit, window: Window) -> Option<ClassUsage> {
-        lock(&user.counts).account(line.class, window).map(|account| ClassUsage { line, account: *account })
+        lock(&user.counts).held(line.class, window).map(|held| ClassUsage { line, account: held.account })
+    }
+
+    /// Says whether the store has to be asked before they are shown. While it is away, what is known is shown.
+    pub(super) fn is_stale(&self, user: &UserState, line: PlanLimit, window: Window, now: Instant) -> bool {
+        let away = self.is_away();
+        lock(&user.counts).held(line.class, window).is_none_or(|held| held.is_stale(now) && !away)
     }
 }

@@ -19,6 +19,7 @@ use crate::{
 mod leases;
 mod restored;
 mod running;
+mod shown;
 mod windows;
 
 const IDLE: Duration = Duration::from_secs(60);
@@ -297,7 +298,8 @@ async fn an_answer_that_was_lost_is_asked_for_again() {
     }
     let used = world.accounts.known(UserKey(1)).map(|user| {
         let mut counts = lock(&user.counts);
-        counts.account(ClassId(1), key(1).window).map(|account| account.used.requests + account.reserved.requests)
+        let held = counts.held(ClassId(1), key(1).window);
+        held.map(|held| held.account.used.requests + held.account.reserved.requests)
     });
     assert_eq!(used.flatten(), Some(4), "neither lost nor lent twice");
 }
