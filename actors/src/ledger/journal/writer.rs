@@ -28,6 +28,9 @@ use crate::{
     private,
 };
 
+/// So many entries may be open before their table is given back when all have ended.
+const KEPT_OPEN: usize = 1_024;
+
 /// A file of a journal.
 #[derive(Debug)]
 pub(in crate::ledger) struct Segment {
@@ -173,6 +176,10 @@ impl Writer {
     fn end(&mut self, entry: u64, record: &Record) -> Result<u64, Unwritten> {
         if self.live.is_broken() || self.open.remove(&entry).is_none() {
             return Err(Unwritten);
+        }
+        if self.open.is_empty() {
+            // After thousands at once the table is a megabyte and more.
+            self.open.shrink_to(KEPT_OPEN);
         }
         self.append(record)?;
         Ok(self.next)
