@@ -1,4 +1,4 @@
-//! Tokens: checking JWTs, issuing them, making API keys.
+//! Tokens: checking JWTs, issuing them, reading those that are to be revoked, making API keys.
 //!
 //! # Invariants
 //! - The algorithm is pinned by configuration. A header's `alg` can only agree with it; `none`, another algorithm, and
@@ -16,6 +16,7 @@ mod fetch;
 mod issue;
 mod jwks;
 mod keys;
+mod revoke;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -36,6 +37,7 @@ pub use fetch::{AwcFetch, FETCH_TIMEOUT, Fetch, FetchError, MAX_FETCH_BYTES};
 pub use issue::{ApiKey, IssueError, Issued, Issuer, end_of};
 use jwks::Jwks;
 use keys::Keys;
+pub use revoke::Revocable;
 
 /// By how much clocks may differ.
 pub const LEEWAY: Duration = Duration::from_secs(30);

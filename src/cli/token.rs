@@ -6,9 +6,8 @@ use actors::{
     domain::{CallerRecord, Role, Timestamp, UserId},
     ports::{CatalogSource, Directory},
 };
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Desk, Failed, Output, complain, lifetime,
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     clock::StoreClock,
     config,
-    token::{Issued, Issuer, LEEWAY, revocation_hash},
+    token::{Issued, Issuer, Revocable},
 };
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +38,7 @@ pub(super) enum Command {
     },
     /// Revokes a token until its end; a second later it holds nowhere.
     Revoke {
-        /// The token.
+        /// The token; `Bearer ` may stand before it.
         token: String,
     },
 }
@@ -54,16 +53,27 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
             Ok(Output::new(json, issued.token))
         }
         Command::Revoke { token } => {
-            let now = desk.store.now().await?;
-            let end = expiry(&token)
-                .ok_or_else(|| Failed::usage("This is no token with an end; keys are revoked by `key revoke`."))?;
-            if end > now {
-                desk.store.revoke_token(revocation_hash(&token), end).await?;
-            }
-            let json = json!({"revoked": true, "expires_at": end.to_rfc3339()});
-            Ok(Output::new(json, format!("The token is revoked until its end, {}.", end.to_rfc3339())))
+            let end = revoke(desk, &token).await?.to_rfc3339();
+            let json = json!({"revoked": true, "expires_at": end});
+            Ok(Output::new(json, format!("The token is revoked until its end, {end}.")))
         }
     }
+}
+
+/// Revokes a token, unless it has ended already; returns its end.
+async fn revoke(desk: &Desk, given: &str) -> Result<Timestamp, Failed> {
+    let token = Revocable::read(given).ok_or_else(|| {
+        Failed::usage("This is no token with a user and an end (`sub`, `exp`); keys are revoked by `key revoke`.")
+    })?;
+    let mut config = desk.config.clone();
+    // Before the first start there is no secret.
+    if config::find_secret(&mut config)? && token.is_signed(&config.auth.jwt)? == Some(false) {
+        return Err(Failed::usage("This token isn't signed with the key that is configured here; nothing is revoked."));
+    }
+    if token.expires_at > desk.store.now().await? {
+        desk.store.revoke_token(token.hash(), token.expires_at).await?;
+    }
+    Ok(token.expires_at)
 }
 
 /// Issues a token for a user whom the service knows; returns it with the role that its holder has.
@@ -96,13 +106,4 @@ fn remark(record: &CallerRecord, kept: &str, wanted: &str) {
         complain(&format!("{user} has the plan {kept} already, and keeps it: {change} changes that."));
     }
     remark_disabled(record, "token", wanted);
-}
-
-/// Reads `exp` of a JWT without verifying it: whoever can revoke may revoke anything. A token holds for the
-/// leeway longer.
-fn expiry(token: &str) -> Option<Timestamp> {
-    let mut parts = token.split('.');
-    let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
-    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-    claims.get("exp")?.as_i64().map(|seconds| Timestamp::from_seconds(seconds).plus(LEEWAY))
 }

@@ -30,7 +30,7 @@ pub(super) struct Raw {
 impl Raw {
     /// Checks the times and parses the rest.
     pub(super) fn check(self, now: Timestamp, trust_role: bool) -> Result<Claims, TokenError> {
-        let expires_at = seconds(&self.exp).ok_or(TokenError::Invalid)?.plus(LEEWAY);
+        let expires_at = self.expires_at().ok_or(TokenError::Invalid)?;
         if now >= expires_at {
             return Err(TokenError::Expired);
         }
@@ -44,6 +44,11 @@ impl Raw {
         let role = self.role.as_ref().and_then(Value::as_str).filter(|_| trust_role).map(Role::named);
         let plan = self.plan.as_ref().and_then(Value::as_str).filter(|plan| (1..=MAX_PLAN_BYTES).contains(&plan.len()));
         Ok(Claims { user, expires_at, role, plan: plan.map(str::to_owned) })
+    }
+
+    /// Returns from when on the token is worth nothing: its `exp` and the leeway. `None` where that is no time.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        seconds(&self.exp).map(|exp| exp.plus(LEEWAY))
     }
 }
 

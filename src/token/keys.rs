@@ -28,24 +28,40 @@ impl Keys {
         clock: Arc<dyn Clock>,
         metrics: &Metrics,
     ) -> Result<Self, SetupError> {
-        let name = config.algorithm.as_str();
-        match (config.algorithm, &config.secret, &config.public_key_file, &config.jwks_url) {
-            (Algorithm::Hs256, Some(secret), None, None) => {
-                let secret = secret.expose_secret();
-                if secret.is_empty() {
-                    return refuse("HS256 needs a secret that isn't empty: anybody could sign with that".to_owned());
-                }
-                Ok(Self::Fixed(Arc::new(DecodingKey::from_secret(secret.as_bytes()))))
+        match configured(config)? {
+            Configured::Key(key) => Ok(Self::Fixed(Arc::new(key))),
+            Configured::Url(url) => Ok(Self::Set(Jwks::new(config.algorithm, url, fetch, clock, metrics)?)),
+        }
+    }
+}
+
+/// What the configuration has for checking tokens.
+pub(super) enum Configured<'a> {
+    /// The key itself.
+    Key(DecodingKey),
+    /// Where the signer publishes it.
+    Url(&'a str),
+}
+
+/// Reads the configured key, or where it is published.
+pub(super) fn configured(config: &Config) -> Result<Configured<'_>, SetupError> {
+    let name = config.algorithm.as_str();
+    match (config.algorithm, &config.secret, &config.public_key_file, &config.jwks_url) {
+        (Algorithm::Hs256, Some(secret), None, None) => {
+            let secret = secret.expose_secret();
+            if secret.is_empty() {
+                return refuse("HS256 needs a secret that isn't empty: anybody could sign with that".to_owned());
             }
-            (Algorithm::Hs256, None, _, _) => refuse("HS256 needs a secret (JWT_SECRET)".to_owned()),
-            (Algorithm::Hs256, ..) => {
-                refuse("HS256 takes a secret, and neither a public key file nor a JWKS URL".to_owned())
-            }
-            (_, _, Some(file), None) => Ok(Self::Fixed(Arc::new(from_pem(config.algorithm, file)?))),
-            (_, _, None, Some(url)) => Ok(Self::Set(Jwks::new(config.algorithm, url, fetch, clock, metrics)?)),
-            _ => refuse(format!(
-                "{name} needs either a public key file (JWT_PUBLIC_KEY_FILE) or a JWKS URL (JWT_JWKS_URL)"
-            )),
+            Ok(Configured::Key(DecodingKey::from_secret(secret.as_bytes())))
+        }
+        (Algorithm::Hs256, None, _, _) => refuse("HS256 needs a secret (JWT_SECRET)".to_owned()),
+        (Algorithm::Hs256, ..) => {
+            refuse("HS256 takes a secret, and neither a public key file nor a JWKS URL".to_owned())
+        }
+        (_, _, Some(file), None) => Ok(Configured::Key(from_pem(config.algorithm, file)?)),
+        (_, _, None, Some(url)) => Ok(Configured::Url(url)),
+        _ => {
+            refuse(format!("{name} needs either a public key file (JWT_PUBLIC_KEY_FILE) or a JWKS URL (JWT_JWKS_URL)"))
         }
     }
 }

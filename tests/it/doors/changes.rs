@@ -124,6 +124,27 @@ fn tokens_and_keys_that_are_revoked_hold_nowhere_after_a_second() {
 }
 
 #[test]
+fn a_token_is_revoked_however_it_is_written() {
+    let app = TestApp::on(Database::Sqlite).start();
+    let instances = [app.anonymous()];
+    app.user("ann", "default");
+    let until = |jti: &str, seconds: f64| token(&json!({"sub": "ann", "jti": jti, "exp": seconds}));
+    let end = f64::from(u32::try_from(now()).unwrap() + 3_600);
+    for (token, written) in [
+        // As RFC 7519 allows, and as many signers do.
+        (until("1", end + 0.5), "TOKEN"),
+        (until("2", end), "TOKEN"),
+        // As it is copied out of a header.
+        (until("3", end), "Bearer TOKEN"),
+        (until("4", end), " bearer  TOKEN\n"),
+        (until("5", end), "\tTOKEN "),
+    ] {
+        warm(&instances, &usage(&token), 200);
+        holds(&app, &instances, &["token", "revoke", &written.replace("TOKEN", &token)], &usage(&token), 401);
+    }
+}
+
+#[test]
 fn a_plan_is_looked_up_before_it_is_refused() {
     let (app, instances) = two();
     app.cli(&["plan", "set", "new-plan", "basic", "--unlimited"]);

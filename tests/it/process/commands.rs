@@ -58,8 +58,17 @@ fn tokens_are_issued_and_revoked() {
         let admin = service.anonymous().bearer(admin["token"].as_str().unwrap());
         assert_eq!(run(async { admin.get("/api/admin/performance").await.unwrap().status }), 200);
 
-        world.refused(&["token", "revoke", "garbage"], 64);
-        world.refused(&["token", "revoke", "a.b.c"], 64);
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let odd =
+            [format!("x{token}"), format!("Basic {token}"), format!("{token}.e30"), format!("{signed}.={signature}")];
+        for none in
+            ["garbage", "a.b.c", "e30.e30.", "Bearer ", signed].into_iter().chain(odd.iter().map(String::as_str))
+        {
+            world.refused(&["token", "revoke", none], 64);
+        }
+        let foreign = crate::harness::app::token(&json!({"sub": "ann", "exp": 4_000_000_000_u32}));
+        let refusal = world.refused(&["token", "revoke", &foreign], 64);
+        assert!(refusal.contains("isn't signed with the key"), "{refusal}");
         world.refused(&["token", "issue", "--user", "eve", "--plan", "no-such-plan"], 64);
         world.refused(&["token", "issue"], 64);
         let text = world.run(&["token", "issue", "--user", "ann"]);
