@@ -58,9 +58,9 @@ pub struct Config {
     /// A PEM file with the signer's public key, for the other algorithms.
     #[serde(rename = "jwt_public_key_file", deserialize_with = "values::path")]
     pub public_key_file: Option<PathBuf>,
-    /// Where the signer publishes its public keys, instead of a file.
-    #[serde(rename = "jwt_jwks_url", deserialize_with = "values::text")]
-    pub jwks_url: Option<String>,
+    /// Where the signer publishes its public keys, instead of a file. Its query is shown to nobody.
+    #[serde(rename = "jwt_jwks_url", deserialize_with = "values::secret")]
+    pub jwks_url: Option<SecretString>,
     /// What `iss` must be.
     #[serde(rename = "jwt_issuer", deserialize_with = "values::text")]
     pub issuer: Option<String>,

@@ -59,10 +59,20 @@ pub(crate) const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(60 * minutes)
 }
 
-/// Says whether this is an http or https URL with a host, and without credentials, query or fragment.
-pub(crate) fn is_plain_http_url(text: &str) -> bool {
+/// Says whether this is an http or https URL with a host, and without credentials and fragment.
+pub(crate) fn is_http_url(text: &str) -> bool {
     Url::parse(text).is_ok_and(|url| {
         let bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-        matches!(url.scheme(), "http" | "https") && url.has_host() && bare && url.query().is_none()
+        matches!(url.scheme(), "http" | "https") && url.has_host() && bare
     })
+}
+
+/// Says whether this is such a URL without a query.
+pub(crate) fn is_plain_http_url(text: &str) -> bool {
+    is_http_url(text) && !text.contains('?')
+}
+
+/// Returns a URL as it may be shown: what its query says is hidden.
+pub(crate) fn without_query(url: &str) -> String {
+    url.split_once('?').map_or_else(|| url.to_owned(), |(plain, _query)| format!("{plain}?…"))
 }

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{Profile, error::Problems, layers::Layers, secret};
 use crate::{
     token::{self, Algorithm},
-    values::is_plain_http_url,
+    values::{is_http_url, without_query},
 };
 
 /// Who is a caller: `[auth]`.
@@ -46,9 +46,12 @@ impl AuthConfig {
     pub(super) fn check(&self, profile: Profile, problems: &mut Problems) {
         problems.within("auth.cache_entries", self.cache.cache_entries, 1..=10_000_000);
         check_keys(&self.jwt, profile, problems);
-        if let Some(url) = self.jwt.jwks_url.as_deref().filter(|url| !is_plain_http_url(url)) {
-            let found = if url.contains('@') { "not such a URL".to_owned() } else { format!("{url:?}") };
-            problems.refuse("auth.jwt_jwks_url", found, "an http or https URL with a host and without credentials");
+        let url = self.jwt.jwks_url.as_ref().map(ExposeSecret::expose_secret);
+        if let Some(url) = url.filter(|url| !is_http_url(url)) {
+            let found =
+                if url.contains('@') { "not such a URL".to_owned() } else { format!("{:?}", without_query(url)) };
+            let allowed = "an http or https URL with a host, without credentials and fragment";
+            problems.refuse("auth.jwt_jwks_url", found, allowed);
         }
         if let Some(file) = &self.jwt.public_key_file
             && let Err(error) = File::open(file)

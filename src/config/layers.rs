@@ -17,6 +17,7 @@ use super::{
     error::{ConfigError, Problems},
     schema::{self, Schema, Slot, dotted, is_secret},
 };
+use crate::values::without_query;
 
 /// The most bytes that a configuration file may have.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -145,6 +146,7 @@ pub(super) fn shown(path: &[&str], value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => "empty".to_owned(),
         Value::String(url) if matches!(path, ["database" | "redis", _]) && is_secret(path) => masked(url),
+        Value::String(url) if path == ["auth", "jwt_jwks_url"] => format!("{:?}", without_query(url)),
         _ if is_secret(path) => "hidden".to_owned(),
         Value::Table(_) => "a table".to_owned(),
         value => value.to_string(),

@@ -234,7 +234,7 @@ impl HttpProvider {
         if !is_plain_http_url(&self.base_url) {
             let hidden = self.base_url.contains(['@', '?']);
             let found = if hidden { "not such a URL".to_owned() } else { format!("{:?}", self.base_url) };
-            let allowed = "an http or https URL with a host, without credentials and query";
+            let allowed = "an http or https URL with a host, without credentials, query and fragment";
             problems.refuse(&format!("{key}.base_url"), found, allowed);
         }
         if self.api_key.as_ref().is_some_and(|key| !is_header_value(key.expose_secret())) {

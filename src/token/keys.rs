@@ -59,7 +59,7 @@ pub(super) fn configured(config: &Config) -> Result<Configured<'_>, SetupError> 
             refuse("HS256 takes a secret, and neither a public key file nor a JWKS URL".to_owned())
         }
         (_, _, Some(file), None) => Ok(Configured::Key(from_pem(config.algorithm, file)?)),
-        (_, _, None, Some(url)) => Ok(Configured::Url(url)),
+        (_, _, None, Some(url)) => Ok(Configured::Url(url.expose_secret())),
         _ => {
             refuse(format!("{name} needs either a public key file (JWT_PUBLIC_KEY_FILE) or a JWKS URL (JWT_JWKS_URL)"))
         }

@@ -104,7 +104,9 @@ fn every_plain_variable_has_its_effect() {
         ("JWT_PUBLIC_KEY_FILE", pem.to_str().unwrap(), &[("JWT_ALGORITHM", "RS256")], &|c| {
             c.auth.jwt.public_key_file.as_ref().map(|path| path.display().to_string())
         }),
-        ("JWT_JWKS_URL", "https://h/jwks", &[("JWT_ALGORITHM", "ES256")], &|c| c.auth.jwt.jwks_url.clone()),
+        ("JWT_JWKS_URL", "https://h/jwks?p=b2c_1_sign_in", &[("JWT_ALGORITHM", "ES256")], &|c| {
+            secret(c.auth.jwt.jwks_url.as_ref())
+        }),
         ("JWT_ALGORITHM", "EdDSA", &[("JWT_JWKS_URL", "https://h/jwks")], &|c| {
             Some(format!("{:?}", c.auth.jwt.algorithm).replace("EdDsa", "EdDSA"))
         }),

@@ -163,6 +163,8 @@ fn addresses() {
         ("a provider's scheme", "OPENROUTER_BASE_URL", "ftp://h", &["openrouter.base_url`", "\"ftp://h\"", "https"]),
         ("no host", "OPENROUTER_BASE_URL", "/v1", &["openrouter.base_url`", "\"/v1\"", "host"]),
         ("credentials", "OPENROUTER_BASE_URL", "https://u:p@h", &["openrouter.base_url`", "without credentials"]),
+        ("a query", "OPENROUTER_BASE_URL", "https://h?x=1", &["openrouter.base_url`", "without credentials, query"]),
+        ("a part", "OPENROUTER_BASE_URL", "https://h/#x", &["openrouter.base_url`", "query and fragment"]),
         ("an origin's path", "HNE__SERVER__CORS_ORIGINS", "https://a.example/", &["`server.cors_origins`", "no path"]),
         ("an origin", "HNE__SERVER__CORS_ORIGINS", "a.example", &["`server.cors_origins`", "\"a.example\""]),
         ("any and some", "HNE__SERVER__CORS_ORIGINS", "*,https://a.example", &["`server.cors_origins`", "alone"]),
@@ -197,6 +199,8 @@ fn keys_that_do_not_fit_the_algorithm() {
     refused("a file that isn't there", &gone, &["`auth.jwt_public_key_file`", "/nowhere/key.pem", "read"]);
     let ftp = [("JWT_ALGORITHM", "RS256"), ("JWT_JWKS_URL", "ftp://h")];
     refused("no such URL", &ftp, &["`auth.jwt_jwks_url`", "\"ftp://h\"", "https"]);
+    let part = [("JWT_ALGORITHM", "RS256"), ("JWT_JWKS_URL", "https://h/keys#one")];
+    refused("a part", &part, &["`auth.jwt_jwks_url`", "https://h/keys#one", "without credentials and fragment"]);
 }
 
 #[test]

@@ -77,15 +77,25 @@ fn a_url_that_reads_two_ways_is_not_shown_at_all() {
 }
 
 #[test]
+fn a_key_set_s_query_is_taken_and_not_shown() {
+    let url = format!("https://signer.example/keys?p={SENTINEL}");
+    let config = read(&[("JWT_ALGORITHM", "RS256"), ("JWT_JWKS_URL", &url)]).unwrap();
+    assert!(!format!("{config:?}").contains(SENTINEL), "{config:?}");
+    assert_eq!(super::line(&config, "auth.jwt_jwks_url"), "\"https://signer.example/keys?…\" (from JWT_JWKS_URL)");
+}
+
+#[test]
 fn no_secret_shows_in_an_error() {
     let token = format!("https://h?{SENTINEL}");
-    let variables: [&[(&str, &str)]; 9] = [
+    let variables: [&[(&str, &str)]; 11] = [
         &[("DATABASE_URL", SENTINEL)],
         &[("DATABASE_URL", "postgres//user:s3ntinel-4f9c1d7be02a63585bd1c09a7e24f631@h")],
         &[("REDIS_URL", SENTINEL)],
         &[("HNE_PROFILE", "production"), ("JWT_SECRET", "secret-s3ntinel-4f9c1d7be02a63585bd1c09a7e24f631")],
         &[("JWT_ALGORITHM", "RS256"), ("JWT_SECRET", SENTINEL)],
         &[("OPENROUTER_BASE_URL", &token)],
+        &[("JWT_ALGORITHM", "RS256"), ("JWT_JWKS_URL", &token.replace("https", "ftp"))],
+        &[("JWT_ALGORITHM", "RS256"), ("JWT_JWKS_URL", &token.replace("//h?", "//u:p?w@"))],
         &[("OPENROUTER_API_KEY", "s3ntinel-4f9c1d7be02a63585bd1c09a7e24f631\nx")],
         &[("UPSTASH_REDIS_REST_TOKEN", SENTINEL), ("UPSTASH_REDIS_REST_URL", "redis")],
         &[("JWT_SECRET", SENTINEL), ("HNE__AUTH__JWT_SECRET", "s3ntinel-4f9c1d7be02a63585bd1c09a7e24f632")],
