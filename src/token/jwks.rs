@@ -2,7 +2,8 @@
 //!
 //! An id that isn't known is asked for: by one flight in the process, at most each [`REFRESH_INTERVAL`]. A set older
 //! than [`MAX_AGE`] is renewed by whoever comes next, so that a key the signer has withdrawn is not believed for ever;
-//! while the signer can't be reached, the set there is goes on. The first set is asked for until it is here.
+//! while the signer can't be reached, the set there is goes on. A set without a usable key is taken for a mistake of the
+//! signer's, but not for longer than [`MAX_AGE`]. The first set is asked for until it is here.
 
 use std::{
     collections::HashMap,
@@ -145,6 +146,12 @@ impl Jwks {
         fetched_at.is_none_or(|at| self.clock.now().saturating_duration_since(at) >= MAX_AGE)
     }
 
+    /// Says whether the set there is will not be old before the next fetch may be.
+    fn holds_until_next(&self, now: Instant) -> bool {
+        let fetched_at = self.set.load().fetched_at;
+        fetched_at.is_some_and(|at| now.saturating_duration_since(at) + REFRESH_INTERVAL <= MAX_AGE)
+    }
+
     /// Fetches the set, unless that was tried just now. Returns whether the last try succeeded.
     async fn refresh(&self, last: &mut Option<Try>) -> bool {
         let now = self.clock.now();
@@ -158,7 +165,9 @@ impl Jwks {
         let trouble = match fetched {
             Ok(set) => {
                 let usable = set.usable() > 0;
-                self.set.store(Arc::new(set));
+                if usable || !self.holds_until_next(now) {
+                    self.set.store(Arc::new(set));
+                }
                 self.served.fetch_or(usable, Ordering::AcqRel);
                 (!usable).then(|| format!("none of the published keys is for {}", self.algorithm.as_str()))
             }

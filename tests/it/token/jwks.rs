@@ -130,6 +130,41 @@ async fn a_withdrawn_key_is_given_up() {
 }
 
 #[actix_rt::test]
+async fn a_set_without_a_usable_key_replaces_none_that_has_some() {
+    let (signer, other) = (Signer::new(Algorithm::EdDsa), Signer::new(Algorithm::Rs256));
+    let (token, unknown) = (signer.sign_as("one", &claims()), signer.sign_as("two", &claims()));
+    let pace = Duration::from_secs(10);
+    for useless in [vec![], vec![other.jwk("one")]] {
+        let world = World::new(Algorithm::EdDsa);
+        world.fetch.publish(&[signer.jwk("one")]);
+        assert_eq!(world.ask(&token).await, Ok(()));
+        world.fetch.publish(&useless);
+        for fetched in [MAX_AGE - pace * 2, pace] {
+            world.clock.advance(fetched);
+            assert_eq!(world.ask(&unknown).await, Err(TokenError::Invalid));
+            assert_eq!(world.ask(&token).await, Ok(()), "the keys that there are go on");
+            let published = world.verifier.published().unwrap();
+            assert_eq!((published.usable, published.awaited), (1, false));
+            assert!(published.trouble.unwrap().contains("none of the published keys"));
+        }
+        world.clock.advance(pace);
+        assert_eq!(world.ask(&token).await, Err(TokenError::Invalid), "but not for ever");
+        assert_eq!((world.fetch.calls(), world.verifier.published().unwrap().usable), (4, 0));
+    }
+}
+
+#[actix_rt::test]
+async fn keys_that_cannot_be_asked_for_again_in_time_are_not_kept() {
+    let (world, signer) = (World::new(Algorithm::EdDsa), Signer::new(Algorithm::EdDsa));
+    world.fetch.publish(&[signer.jwk("one")]);
+    world.verifier.warm_up().await;
+    world.fetch.publish(&[]);
+    world.clock.advance(MAX_AGE - Duration::from_secs(9));
+    assert_eq!(world.ask(&signer.sign_as("two", &claims())).await, Err(TokenError::Invalid));
+    assert_eq!(world.ask(&signer.sign_as("one", &claims())).await, Err(TokenError::Invalid));
+}
+
+#[actix_rt::test]
 async fn keys_for_something_else_are_left_out() {
     let signer = Signer::new(Algorithm::Rs256);
     let changed = |field: &str, value: Value| {
