@@ -11,7 +11,7 @@ use std::{
 
 use actors::{
     auth::AuthHandle,
-    domain::{ErrorCode, RequestId},
+    domain::{Caller, Catalog, ErrorCode, RequestId},
     metrics::Metrics,
     outcome::{Audience, RequestOutcome},
     ports::Clock,
@@ -22,6 +22,8 @@ use actors::{
     stream::Kit,
 };
 use futures_util::future::LocalBoxFuture;
+
+use super::error::ApiError;
 
 /// The handles and settings of one worker.
 pub struct Desk {
@@ -81,6 +83,19 @@ impl Desk {
     #[must_use]
     pub fn outcome(&self, id: RequestId) -> RequestOutcome {
         RequestOutcome::arrived(id, Arc::clone(&self.clock), Arc::clone(&self.audience))
+    }
+
+    /// Returns a catalog that has the caller's plan. Where this instance's hasn't, the store is asked before it is said
+    /// that there is none.
+    ///
+    /// # Errors
+    /// 503 `quota_unavailable` where the store can't be asked.
+    pub(super) async fn catalog_for(&self, caller: &Caller) -> Result<Arc<Catalog>, ApiError> {
+        let catalog = self.catalog.current();
+        if catalog.plan(caller.plan).is_some() {
+            return Ok(catalog);
+        }
+        self.catalog.ask_refresh().await.map_err(|_away| ApiError::new(ErrorCode::QuotaUnavailable))
     }
 
     /// Counts a refusal that is in no record: of anything but a chat, or before there was one.

@@ -26,12 +26,15 @@ fn entry(model: &Model) -> Value {
 }
 
 /// `GET /v1/models`, sorted by id.
-pub(super) async fn list(Authenticated(caller): Authenticated, desk: AtDesk) -> HttpResponse {
-    let catalog = desk.0.catalog.current();
+///
+/// # Errors
+/// 503 `quota_unavailable` where the plan can't be read.
+pub(super) async fn list(Authenticated(caller): Authenticated, desk: AtDesk) -> Result<HttpResponse, ApiError> {
+    let catalog = desk.0.catalog_for(&caller).await?;
     let mut models: Vec<_> = catalog.models().filter(|model| allowed(&catalog, &caller, model)).collect();
     models.sort_by(|a, b| a.id.cmp(&b.id));
     let data: Vec<_> = models.into_iter().map(|model| entry(model)).collect();
-    HttpResponse::Ok().json(json!({"object": "list", "data": data}))
+    Ok(HttpResponse::Ok().json(json!({"object": "list", "data": data})))
 }
 
 /// `GET /v1/models/{id}`.

@@ -17,9 +17,9 @@ use super::{
 /// `GET /api/usage`.
 ///
 /// # Errors
-/// 503 `quota_unavailable` where the counts can't be read.
+/// 503 `quota_unavailable` where the plan or the counts can't be read.
 pub(super) async fn show(Authenticated(caller): Authenticated, desk: AtDesk) -> Result<HttpResponse, ApiError> {
-    let catalog = desk.0.catalog.current();
+    let catalog = desk.0.catalog_for(&caller).await?;
     let plan = catalog.plan(caller.plan);
     let lines: Vec<PlanLimit> = catalog.classes().iter().filter_map(|class| plan?.line(class.id)).collect();
     let usage = desk.0.quota.ask_usage(Arc::clone(&caller), lines).await;

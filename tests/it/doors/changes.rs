@@ -154,6 +154,23 @@ fn a_plan_is_looked_up_before_it_is_refused() {
 }
 
 #[test]
+fn a_plan_is_looked_up_before_its_users_are_shown_nothing() {
+    let app = TestApp::on(Database::Sqlite).start();
+    app.cli(&["model", "add", "a-model", "--class", "basic", "--provider", "openrouter"]);
+    for (plan, path, list) in [("one", "/api/usage", "classes"), ("two", "/v1/models", "data")] {
+        // The second time, the catalog that was read for the change isn't new any more.
+        run(app.wait_for_changes());
+        run(app.wait_for_changes());
+        app.cli(&["plan", "set", plan, "basic", "--unlimited"]);
+        app.user(plan, plan);
+        let client = app.anonymous().bearer(&holding(plan));
+        let shown = run(async { client.get(path).await.unwrap().json().await.unwrap() });
+        assert_eq!(shown[list].as_array().unwrap().len(), 1, "{path}: {shown}");
+        assert!(shown.get("plan").is_none_or(|shown| shown == plan), "{path}: {shown}");
+    }
+}
+
+#[test]
 fn a_model_is_looked_up_before_it_is_refused() {
     let (app, instances) = two();
     let name = "mock/chat+frames-2";
