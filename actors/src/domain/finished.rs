@@ -11,7 +11,7 @@ pub struct Timings {
     pub auth: Option<Duration>,
     /// Reserving quota.
     pub quota: Option<Duration>,
-    /// From asking the provider until the head of its answer.
+    /// Having a connection to the provider: zero where one was kept.
     pub connect: Option<Duration>,
     /// From the request's arrival to the first frame, or to the whole answer where it isn't streamed.
     pub ttft: Option<Duration>,

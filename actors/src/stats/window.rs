@@ -25,7 +25,7 @@ pub enum Stage {
     Quota,
     /// A call to the store, whoever made it.
     Database,
-    /// From asking the provider until the head of its answer.
+    /// Having a connection to the provider: zero where one was kept.
     Connect,
     /// Until the first frame, or the whole answer where it isn't streamed.
     Ttft,
