@@ -2,8 +2,8 @@
 //!
 //! Up: data folder, connections' thread, database, Redis, report and metrics, registry, accounts and ledger, verifier,
 //! listener, workers, and then what a crash has left ([`Gateway::recover`]). Down: no new requests, listener closed,
-//! streams get their grace, then an error frame, who doesn't read is cut off, ledger flushed and its journals closed,
-//! leases returned, connections closed.
+//! last uses of API keys noted, streams get their grace, then an error frame, who doesn't read is cut off, ledger flushed
+//! and its journals closed, leases returned, connections closed.
 
 mod engine;
 mod folder;
@@ -13,10 +13,10 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use actix_rt::Arbiter;
 use actors::{
-    auth,
+    auth::Roll,
     ledger::{LedgerHandle, Owner, Recovered, RecoveryError},
     metrics::Metrics,
-    ports::{Clock, Directory, LedgerStore, SharedCache, StoreError, TokenVerifier},
+    ports::{Clock, LedgerStore, SharedCache, StoreError},
     repeats::Repeats,
 };
 use futures_util::future::{Either, FutureExt as _, select};
@@ -98,6 +98,7 @@ pub struct Gateway {
     slots: Arc<Slots>,
     repeats: Arc<Repeats>,
     shutdown: watch::Sender<bool>,
+    roll: Roll,
     ledger: LedgerHandle,
     arbiters: Vec<Arbiter>,
     /// Connections end with this thread, so it is dropped last.
@@ -141,19 +142,14 @@ impl Gateway {
         let (accounts, ledger) = engine.ledger(&catalog, &metrics, (owner, process))?;
         let stats = engine.stats(&slots, &ledger, &metrics);
         let verifier = engine.verifier(&metrics).await?;
+        let auth = engine.auth(&verifier, &catalog, &metrics);
+        let roll = auth.roll.clone();
         let arbiters = engine.arbiters;
 
         let (shutdown, grace_over) = watch::channel(false);
         let gate = Arc::new(Gate::default());
         let shared = Shared {
-            auth: auth::Ports {
-                verifier: Arc::clone(&verifier) as Arc<dyn TokenVerifier>,
-                cache: Arc::clone(&cache),
-                directory: Arc::new(store.clone()) as Arc<dyn Directory>,
-                clock: Arc::clone(&clock) as Arc<dyn Clock>,
-                feed: Arc::clone(catalog.feed()),
-                metrics: metrics.clone(),
-            },
+            auth,
             verifier,
             catalog,
             accounts,
@@ -181,6 +177,7 @@ impl Gateway {
             slots,
             repeats,
             shutdown,
+            roll,
             ledger,
             arbiters,
             _io: io,
@@ -247,6 +244,7 @@ impl Gateway {
     async fn drain(&self, grace: impl Future + Unpin) {
         let mut stopped = pin!(async {
             self.server.close().await;
+            self.roll.ask_touch(TOUCH_TIMEOUT).await;
             // A worker goes when its own clients have gone, and what others read there would go with it.
             self.repeats.idle().await;
             until(|| self.slots.taken() == 0).await;
@@ -272,6 +270,9 @@ async fn until(is_so: impl Fn() -> bool) {
         sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// How long the last uses of API keys may take to be noted: no more than idle connections are kept anyway.
+const TOUCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long after the grace clients are cut off: streams end by themselves when it is over.
 const CUT_AFTER_GRACE: Duration = Duration::from_secs(10);

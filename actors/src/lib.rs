@@ -2,7 +2,7 @@
 //!
 //! | actor | owns | asks | told by | mailbox | scope |
 //! | --- | --- | --- | --- | --- | --- |
-//! | [`auth`] AuthCache | tokens and users it has seen, flights for others | verifier, shared cache, store | the change feed (pulled) | 1,024 | worker thread |
+//! | [`auth`] AuthCache | tokens and users it has seen, flights for others | verifier, shared cache, store | the change feed (pulled), the shutdown | 1,024 | worker thread |
 //! | [`registry`] ModelRegistry | the catalog's snapshot, the change feed | store | nobody | 4,096 | process |
 //! | [`quota`] QuotaGate | nothing of its own: the accounts are shared | accounts, store for leases | nobody | 1,024 | worker thread |
 //! | [`stream`] UpstreamStream | one request's provider, deadlines, exit | upstream, QuotaGate for fallbacks | its relay | 16 | request |

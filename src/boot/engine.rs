@@ -4,12 +4,13 @@ use std::{io, sync::Arc};
 
 use actix_rt::Arbiter;
 use actors::{
+    auth,
     domain::Model,
     ledger::{self, LedgerHandle, Owner, UsageLedger},
     metrics::{Metrics, StoreOp},
     mutants::{self, Mutant},
     outcome::Audience,
-    ports::{CatalogSource, Clock, Directory, LedgerStore, SharedCache},
+    ports::{CatalogSource, Clock, Directory, LedgerStore, SharedCache, TokenVerifier},
     quota::Accounts,
     registry::{self, CatalogHandle},
     stats::{Parts, Stats, StatsHandle},
@@ -123,6 +124,19 @@ impl Engine<'_> {
         let waiting = Arc::clone(&verifier);
         thread.spawn(async move { waiting.first_keys().await });
         Ok(verifier)
+    }
+
+    /// Collects what the workers' AuthCaches ask.
+    pub(super) fn auth(&self, verifier: &Arc<Verifier>, catalog: &CatalogHandle, metrics: &Metrics) -> auth::Ports {
+        auth::Ports {
+            verifier: Arc::clone(verifier) as Arc<dyn TokenVerifier>,
+            cache: Arc::clone(self.cache),
+            directory: Arc::new(self.store.clone()) as Arc<dyn Directory>,
+            clock: self.clock(),
+            feed: Arc::clone(catalog.feed()),
+            metrics: metrics.clone(),
+            roll: auth::Roll::default(),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use actix_rt::{System, SystemRunner};
 use actors::{
-    auth::{AuthHandle, Config, Ports, Provision},
+    auth::{AuthHandle, Config, Ports, Provision, Roll},
     domain::{Timestamp, TokenHash},
     metrics::Metrics,
     ports::{Clock, TokenVerifier},
@@ -79,6 +79,7 @@ fn auth(signer: &Signer, clock: &Arc<StoreClock>) -> AuthHandle {
         clock: clock.clone(),
         feed: Feed::new(clock.now()),
         metrics: metrics(),
+        roll: Roll::default(),
     };
     AuthHandle::start(Config { provision: Provision::Reject, cache_entries: CACHE_ENTRIES }, ports)
 }

@@ -10,7 +10,7 @@ use std::{
     task::{self, Poll},
 };
 
-use actix::{Actor, ActorFuture, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorFuture, AsyncContext, Context, Handler, Message, ResponseFuture};
 use tokio::task::JoinSet;
 
 use super::{
@@ -39,6 +39,13 @@ pub(super) struct Resolve {
 
 impl Message for Resolve {
     type Result = Answer;
+}
+
+/// Brings what is noted of keys' uses to the store, without waiting for the round; answered when that is done or failed.
+pub(super) struct BringTouches;
+
+impl Message for BringTouches {
+    type Result = ();
 }
 
 /// What this worker knows of callers, and what it is finding out.
@@ -305,6 +312,21 @@ impl Handler<Resolve> for AuthCache {
 
     fn handle(&mut self, Resolve { hash, token }: Resolve, _: &mut Self::Context) -> Self::Result {
         self.resolve(hash, token)
+    }
+}
+
+impl Handler<BringTouches> for AuthCache {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: BringTouches, _: &mut Self::Context) -> Self::Result {
+        let used = self.memory.borrow_mut().touches.take();
+        let ports = self.ports.clone();
+        Box::pin(async move {
+            if !used.is_empty() {
+                // Nobody would try again.
+                let _brought = lookup::touch_keys(&ports, used).await.is_ok();
+            }
+        })
     }
 }
 

@@ -22,6 +22,7 @@ struct World {
     directory: Arc<FakeDirectory>,
     clock: Arc<ManualClock>,
     feed: Arc<Feed>,
+    roll: Roll,
     auth: AuthHandle,
 }
 
@@ -33,7 +34,7 @@ impl World {
 
     fn with(config: Config) -> Self {
         let clock = Arc::new(ManualClock::new());
-        let feed = Feed::new(clock.now());
+        let (feed, roll) = (Feed::new(clock.now()), Roll::default());
         let (verifier, cache, directory) =
             (Arc::new(FakeVerifier::default()), Arc::new(FakeCache::default()), Arc::new(FakeDirectory::default()));
         let ports = Ports {
@@ -43,9 +44,10 @@ impl World {
             clock: clock.clone(),
             feed: feed.clone(),
             metrics: Metrics::new("test", Timestamp(0)).unwrap(),
+            roll: roll.clone(),
         };
         let auth = AuthHandle::start(config, ports);
-        let world = Self { verifier, cache, directory, clock, feed, auth };
+        let world = Self { verifier, cache, directory, clock, feed, roll, auth };
         world.directory.set_user(caller(7, "alice"));
         world.knows("alice", FakeVerifier::claims("alice"));
         let before = world.directory_changes().now_or_never().unwrap();

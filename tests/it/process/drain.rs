@@ -289,6 +289,22 @@ fn an_idle_service_stops_at_once_also_with_kept_connections() {
     assert!(idle < limit && connected < limit, "{idle:?}, {connected:?}");
 }
 
+#[test]
+fn a_key_s_last_use_is_not_lost() {
+    for database in [Database::Sqlite, Database::Postgres] {
+        let world = World::on(database);
+        let service = world.serve();
+        world.json(&["user", "add", "ann"]);
+        let made = world.json(&["key", "create", "ann"]);
+        let client = service.anonymous().bearer(made["key"].as_str().unwrap());
+        assert_eq!(run(async { client.get("/v1/models").await.unwrap().status }), 200);
+        let (done, _) = service.stop("TERM");
+        assert_eq!(done.code, 0, "{done:?}");
+        let listed = world.json(&["key", "list", "ann"]);
+        assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+    }
+}
+
 /// The next request of a caller comes right after an answer, and may meet the connection's end halfway.
 #[test]
 fn a_connection_is_answered_once_more_after_a_stream_that_the_drain_waited_for() {

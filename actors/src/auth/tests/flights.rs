@@ -136,6 +136,7 @@ async fn an_actor_that_dies_of_a_defect_is_replaced() {
         clock: clock.clone(),
         feed: world.feed.clone(),
         metrics: Metrics::new("test", Timestamp(0)).unwrap(),
+        roll: Roll::default(),
     };
     let auth = AuthHandle::start(Config { provision: Provision::Reject, cache_entries: 10 }, ports);
     auth.ask_caller("alice").await.unwrap();

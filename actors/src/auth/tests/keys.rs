@@ -133,6 +133,19 @@ fn uses_are_brought_to_the_store_together() {
     });
 }
 
+#[actix_rt::test]
+async fn uses_are_brought_when_the_process_ends_unless_that_takes_too_long() {
+    let world = with_key(record());
+    world.ask(KEY).await.unwrap();
+    world.roll.ask_touch(Duration::from_secs(60)).await;
+    world.roll.ask_touch(Duration::from_secs(60)).await;
+    assert_eq!(world.directory.touched().iter().map(Vec::len).collect::<Vec<_>>(), [1]);
+    world.ask(KEY).await.unwrap();
+    world.directory.touches.hold();
+    world.roll.ask_touch(Duration::from_millis(1)).await;
+    assert_eq!((world.directory.touches.calls(), world.directory.touched().len()), (2, 1));
+}
+
 impl Faults {
     /// Waits for calls that a timer makes, with a clock that goes on by itself.
     async fn reached_in_time(&self, calls: usize) {
