@@ -3,11 +3,13 @@
 //! | key | value (JSON) | kept |
 //! | --- | --- | --- |
 //! | `user:auth:{userId}` | what the store knows of a user | 600 s |
-//! | `key:auth:{sha256}` | whose API key that is | to the key's end, 600 s at most |
+//! | `key:auth:{sha256}` | what it knows of an API key | to the key's end, 600 s at most |
 //! | `user:usage:{userId}` | a snapshot of usage, for readers elsewhere | 300 s |
 //!
 //! # Invariants
 //! - No failure is anybody's but the cache's: each is a miss. What can't be read, or was written for another store, too.
+//! - Who reads a user's or a key's copy has to judge it by the state of the store (`as_of`) that is part of it. A value
+//!   without one, as former versions wrote it, can't be read.
 //! - A call takes at most `timeout`. While there is no connection, or the breaker is open, it takes no time at all.
 //! - The connection is made, watched and made again by a task on the I/O runtime, so that it outlives the workers and no
 //!   request ever waits for it. The breaker opens after three failures in a row; that task looks after
@@ -21,9 +23,9 @@ mod link;
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use actors::{
-    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    domain::{CallerRecord, TokenHash, UserId},
     metrics::Metrics,
-    ports::{Clock, SharedCache, UsageSnapshot},
+    ports::{Clock, KeyRecord, SharedCache, UsageSnapshot},
 };
 use futures_util::future::{BoxFuture, ready};
 use secrecy::SecretString;
@@ -125,11 +127,11 @@ impl SharedCache for NoCache {
 
     fn post_caller(&self, _: &CallerRecord) {}
 
-    fn user_of_key<'a>(&'a self, _: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
+    fn key<'a>(&'a self, _: &'a TokenHash) -> BoxFuture<'a, Option<KeyRecord>> {
         Box::pin(ready(None))
     }
 
-    fn post_user_of_key(&self, _: &TokenHash, _: &UserId, _: Option<Timestamp>) {}
+    fn post_key(&self, _: &TokenHash, _: &KeyRecord) {}
 
     fn post_usage(&self, _: &UserId, _: &UsageSnapshot<'_>) {}
 

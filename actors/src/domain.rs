@@ -16,8 +16,8 @@ pub use catalog::{Catalog, CatalogRows, Class, Limits, Model, PassThrough, Plan,
 pub use code::ErrorCode;
 pub use finished::{Finished, Timings};
 pub use identity::{
-    Caller, CallerRecord, Claims, ClassId, InvalidId, ModelId, ModelKey, PlanId, RequestId, Role, TokenHash, UserId,
-    UserKey,
+    Caller, CallerRecord, Claims, ClassId, InvalidId, ModelId, ModelKey, PlanId, Position, RequestId, Role, TokenHash,
+    UserId, UserKey,
 };
 pub use posting::{AccountKey, Outcome, Posting};
 pub use window::{Timestamp, Window, WindowKind};

@@ -15,7 +15,8 @@ use std::{
 
 use crate::{
     domain::{
-        Amounts, CallerRecord, CatalogRows, Claims, Portion, RequestId, Timestamp, TokenHash, UserId, WindowKind,
+        Amounts, CallerRecord, CatalogRows, Claims, Portion, Position, RequestId, Timestamp, TokenHash, UserId,
+        WindowKind,
     },
     stream::breaker::Rules,
 };
@@ -24,7 +25,7 @@ use futures_util::{
     future::{BoxFuture, LocalBoxFuture},
     stream::LocalBoxStream,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use books::{
     ApplyError, Batch, CursorMove, Heartbeat, JournalCursor, LeaseAnswer, LeaseAsk, LeaseKey, LedgerStore, Recall,
@@ -72,9 +73,9 @@ pub trait SharedCache: Send + Sync {
     /// Keeps `user:auth:{userId}` for 600 s, in the background.
     fn post_caller(&self, caller: &CallerRecord);
     /// Returns `key:auth:{sha256}`: whose API key that is.
-    fn user_of_key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<UserId>>;
+    fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<KeyRecord>>;
     /// Keeps `key:auth:{sha256}` until the key's end, 600 s at most, in the background.
-    fn post_user_of_key(&self, key: &TokenHash, user: &UserId, expires_at: Option<Timestamp>);
+    fn post_key(&self, key: &TokenHash, record: &KeyRecord);
     /// Keeps `user:usage:{userId}`, a JSON snapshot for readers elsewhere, for 300 s, in the background.
     fn post_usage(&self, user: &UserId, snapshot: &UsageSnapshot<'_>);
     /// Says whether the cache answered lately; `None` where none is configured.
@@ -122,8 +123,8 @@ pub enum StoreError {
     Mistaken(String),
 }
 
-/// What the store knows of an API key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What the store knows of an API key; kept as JSON in `key:auth:{sha256}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
     /// Whose it is.
     pub user: UserId,
@@ -131,6 +132,8 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// Whether it was revoked.
     pub revoked: bool,
+    /// What the record was read with; see [`Position`].
+    pub as_of: Position,
 }
 
 /// Something that was changed in the store, by whichever instance or command.
@@ -161,8 +164,8 @@ pub struct Changes {
     pub asked: i64,
     /// Whether there are more, which this version can't read: whatever is cached may be stale.
     pub unreadable: bool,
-    /// Each with its own sequence number.
-    pub items: Vec<(i64, Change)>,
+    /// Each with its own sequence number and time.
+    pub items: Vec<(Position, Change)>,
 }
 
 /// Users, keys and revocations.

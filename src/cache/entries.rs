@@ -3,9 +3,9 @@
 use std::{borrow::Cow, io, path::Path, sync::Arc, time::Duration};
 
 use actors::{
-    domain::{CallerRecord, Timestamp, TokenHash, UserId},
+    domain::{CallerRecord, TokenHash, UserId},
     metrics::{CacheCall, Metrics},
-    ports::{Clock, SharedCache, UsageSnapshot},
+    ports::{Clock, KeyRecord, SharedCache, UsageSnapshot},
 };
 use futures_util::future::BoxFuture;
 use redis::TlsCertificates;
@@ -78,11 +78,12 @@ struct CachedCaller<'a> {
     caller: Cow<'a, CallerRecord>,
 }
 
-/// The value of `key:auth`.
+/// The value of `key:auth`: the same of a key.
 #[derive(Serialize, Deserialize)]
 struct CachedKey<'a> {
     store: Cow<'a, str>,
-    user: Cow<'a, UserId>,
+    #[serde(flatten)]
+    key: Cow<'a, KeyRecord>,
 }
 
 impl RedisCache {
@@ -109,7 +110,7 @@ impl RedisCache {
     }
 
     async fn get<T: DeserializeOwned>(&self, kind: &str, id: &str) -> Option<T> {
-        let found = self.link.call(redis::cmd("GET").arg(self.key(kind, id))).await;
+        let found = self.link.call(redis::cmd("GET").arg(self.name(kind, id))).await;
         let found = match found? {
             redis::Value::BulkString(json) => serde_json::from_slice(&json).ok(),
             _ => None,
@@ -119,14 +120,14 @@ impl RedisCache {
     }
 
     fn post(&self, kind: &str, id: &str, value: &impl Serialize, life: Duration) {
-        let key = self.key(kind, id);
+        let key = self.name(kind, id);
         let posted = serde_json::to_string(value).ok().map(|value| self.writes.try_send(Write { key, value, life }));
         if !matches!(posted, Some(Ok(()))) {
             self.metrics.cache_called(CacheCall::Full);
         }
     }
 
-    fn key(&self, kind: &str, id: &str) -> String {
+    fn name(&self, kind: &str, id: &str) -> String {
         format!("{}{kind}:{id}", self.prefix)
     }
 }
@@ -144,16 +145,16 @@ impl SharedCache for RedisCache {
         self.post("user:auth", caller.id.as_str(), &value, AUTH_LIFE);
     }
 
-    fn user_of_key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
+    fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<KeyRecord>> {
         Box::pin(async move {
             let found: CachedKey<'_> = self.get("key:auth", &key.to_hex()).await?;
-            (found.store == *self.store).then(|| found.user.into_owned())
+            (found.store == *self.store).then(|| found.key.into_owned())
         })
     }
 
-    fn post_user_of_key(&self, key: &TokenHash, user: &UserId, expires_at: Option<Timestamp>) {
-        let life = expires_at.map_or(AUTH_LIFE, |end| end.since(self.clock.wall()).min(AUTH_LIFE));
-        let value = CachedKey { store: Cow::Borrowed(&self.store), user: Cow::Borrowed(user) };
+    fn post_key(&self, key: &TokenHash, record: &KeyRecord) {
+        let life = record.expires_at.map_or(AUTH_LIFE, |end| end.since(self.clock.wall()).min(AUTH_LIFE));
+        let value = CachedKey { store: Cow::Borrowed(&self.store), key: Cow::Borrowed(record) };
         // Redis takes whole seconds, and none that are zero.
         if life.as_secs() > 0 {
             self.post("key:auth", &key.to_hex(), &value, life);

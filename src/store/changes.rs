@@ -5,7 +5,7 @@
 //! Changes are kept for a day: an instance that was cut off from the store for longer has to be restarted.
 
 use actors::{
-    domain::{Timestamp, TokenHash, UserId},
+    domain::{Position, Timestamp, TokenHash, UserId},
     ports::{Change, Changes, Recall},
 };
 use diesel::{
@@ -146,9 +146,9 @@ type Row = (i64, i16, String, Option<i64>, i64);
 fn read(rows: Vec<Row>, before: (i64, i64)) -> Changes {
     let (last, mark) = rows.last().map_or(before, |row| (row.0, row.4));
     let mut changes = Changes { last, mark, ..Changes::default() };
-    for (seq, kind, subject, until, _at) in rows {
+    for (seq, kind, subject, until, at) in rows {
         match parse(kind, &subject, until) {
-            Some(change) => changes.items.push((seq, change)),
+            Some(change) => changes.items.push((Position { seq, at }, change)),
             None => {
                 tracing::warn!(seq, kind, "a change that this version can't read");
                 changes.unreadable = true;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use actors::{
-    domain::{Timestamp, TokenHash, UserId},
+    domain::{Position, Timestamp, TokenHash, UserId},
     ports::{Change, KeyRecord, StoreError},
 };
 use diesel::{ExpressionMethods, QueryDsl, QueryableByName, sql_types};
@@ -159,6 +159,10 @@ struct KnownRow {
     expires_at: Option<i64>,
     #[diesel(sql_type = sql_types::Nullable<sql_types::BigInt>)]
     revoked_at: Option<i64>,
+    #[diesel(sql_type = sql_types::BigInt)]
+    as_of: i64,
+    #[diesel(sql_type = sql_types::BigInt)]
+    as_of_at: i64,
 }
 
 /// Finds keys, in one statement.
@@ -171,7 +175,8 @@ pub(super) async fn find_all(
     let rows: Vec<KnownRow> = link.load(sql!(text, sql_types::Text = serde_json::json!(hashes).to_string())).await?;
     let record = |row: KnownRow| {
         let (user, expires_at) = (user_id(row.name)?, row.expires_at.map(Timestamp));
-        Ok((token_hash(&row.sha256)?, KeyRecord { user, expires_at, revoked: row.revoked_at.is_some() }))
+        let (revoked, as_of) = (row.revoked_at.is_some(), Position { seq: row.as_of, at: row.as_of_at });
+        Ok((token_hash(&row.sha256)?, KeyRecord { user, expires_at, revoked, as_of }))
     };
     rows.into_iter().map(record).collect()
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use actors::{
-    domain::{CallerRecord, PlanId, Role, Timestamp, UserId, UserKey},
+    domain::{CallerRecord, PlanId, Position, Role, Timestamp, UserId, UserKey},
     ports::{Change, StoreError},
 };
 use diesel::{
@@ -138,6 +138,17 @@ impl Store {
     }
 }
 
+/// The columns of a [`KnownRow`]: with the change up to which the same statement sees everything.
+macro_rules! known {
+    ($verb:literal) => {
+        concat!(
+            $verb,
+            " id, name, role, plan_id, disabled, version, (SELECT seq FROM change_counter) AS as_of,
+             COALESCE((SELECT at FROM changes WHERE seq = (SELECT seq FROM change_counter)), 0) AS as_of_at"
+        )
+    };
+}
+
 /// A caller whom the store may not know yet.
 #[derive(Debug, Clone)]
 pub(super) struct NewCaller {
@@ -155,9 +166,8 @@ pub(super) async fn find(link: &mut Link, user: &UserId) -> Result<Option<Caller
 pub(super) async fn find_all(link: &mut Link, users: impl Iterator<Item = &UserId>) -> Result<Known, Fault> {
     let names: Vec<&str> = users.map(UserId::as_str).collect();
     let text = link.text(
-        "SELECT id, name, role, plan_id, disabled, version FROM users
-         WHERE name = ANY (ARRAY(SELECT json_array_elements_text($1::json)))",
-        "SELECT id, name, role, plan_id, disabled, version FROM users WHERE name IN (SELECT value FROM json_each($1))",
+        concat!(known!("SELECT"), " FROM users WHERE name = ANY (ARRAY(SELECT json_array_elements_text($1::json)))"),
+        concat!(known!("SELECT"), " FROM users WHERE name IN (SELECT value FROM json_each($1))"),
     );
     known(link.load(sql!(text, Text = serde_json::json!(names).to_string())).await?)
 }
@@ -188,13 +198,17 @@ async fn add_all(link: &mut Link, unknown: &[&NewCaller]) -> Result<Known, Fault
     let rows: Vec<(&str, i32)> = unknown.iter().map(|new| (new.id.as_str(), plan(new))).collect();
     let before = changes::note_users(link, unknown.iter().map(|new| &new.id)).await?;
     let text = link.text(
-        "INSERT INTO users (name, plan_id, version)
-         SELECT added ->> 0, (added ->> 1)::integer, $1 + place
-         FROM json_array_elements($2::json) WITH ORDINALITY AS adding (added, place)
-         RETURNING id, name, role, plan_id, disabled, version",
-        "INSERT INTO users (name, plan_id, version)
-         SELECT value ->> 0, value ->> 1, $1 + key + 1 FROM json_each($2)
-         RETURNING id, name, role, plan_id, disabled, version",
+        concat!(
+            "INSERT INTO users (name, plan_id, version)
+             SELECT added ->> 0, (added ->> 1)::integer, $1 + place
+             FROM json_array_elements($2::json) WITH ORDINALITY AS adding (added, place) ",
+            known!("RETURNING")
+        ),
+        concat!(
+            "INSERT INTO users (name, plan_id, version)
+             SELECT value ->> 0, value ->> 1, $1 + key + 1 FROM json_each($2) ",
+            known!("RETURNING")
+        ),
     );
     known(link.load(sql!(text, BigInt = before, Text = serde_json::json!(rows).to_string())).await?)
 }
@@ -212,6 +226,7 @@ fn known(rows: Vec<KnownRow>) -> Result<Known, Fault> {
             plan: PlanId(row.plan_id),
             disabled: row.disabled,
             version: row.version,
+            as_of: Position { seq: row.as_of, at: row.as_of_at },
         };
         Ok((id, record))
     };
@@ -233,6 +248,10 @@ struct KnownRow {
     disabled: bool,
     #[diesel(sql_type = BigInt)]
     version: i64,
+    #[diesel(sql_type = BigInt)]
+    as_of: i64,
+    #[diesel(sql_type = BigInt)]
+    as_of_at: i64,
 }
 
 /// Reads an id that the store holds.

@@ -5,9 +5,9 @@ mod server;
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{Amounts, CallerRecord, Nanodollars, Portion, Timestamp, TokenHash, UserId, WindowKind},
+    domain::{Amounts, CallerRecord, Nanodollars, Portion, Position, Timestamp, TokenHash, UserId, WindowKind},
     metrics::Metrics,
-    ports::{ClassSnapshot, Clock, SharedCache, UsageSnapshot},
+    ports::{ClassSnapshot, Clock, KeyRecord, SharedCache, UsageSnapshot},
     testing::{ManualClock, caller},
 };
 use futures_util::future::join_all;
@@ -97,8 +97,10 @@ async fn until(mut so: impl AsyncFnMut() -> bool) {
     panic!("it never came to be");
 }
 
+const AS_OF: Position = Position { seq: 3, at: 1_764_000_000_000_000 };
+
 fn alice() -> CallerRecord {
-    caller(7, "alice")
+    CallerRecord { as_of: AS_OF, ..caller(7, "alice") }
 }
 
 #[actix_rt::test]
@@ -112,6 +114,7 @@ async fn a_caller_is_kept_as_json_for_600_seconds() {
     let json: Value = serde_json::from_str(&world.server.command(&["GET", "user:auth:alice"])).unwrap();
     assert!(world.calls("miss") >= 1 && world.calls("ok") >= 3, "it was looked for, written and found");
     assert_eq!((&json["id"], &json["role"], &json["key"]), (&json!("alice"), &json!("user"), &json!(7)));
+    assert_eq!(json["as_of"], json!({"seq": 3, "at": 1_764_000_000_000_000_i64}));
     let rest: u64 = world.server.command(&["TTL", "user:auth:alice"]).parse().unwrap();
     assert!((590..=600).contains(&rest), "{rest}");
 }
@@ -119,14 +122,21 @@ async fn a_caller_is_kept_as_json_for_600_seconds() {
 #[actix_rt::test]
 async fn a_key_is_kept_to_its_end_and_600_seconds_at_most() {
     let world = World::start().await;
-    let (user, now) = ("alice".parse().unwrap(), world.clock.wall());
+    let now = world.clock.wall();
     let (long, short, over) = (TokenHash::of("long"), TokenHash::of("short"), TokenHash::of("over"));
-    world.cache.post_user_of_key(&over, &user, Some(now));
-    world.cache.post_user_of_key(&short, &user, Some(now.plus(Duration::from_secs(60))));
-    world.cache.post_user_of_key(&long, &user, None);
-    until(async || world.cache.user_of_key(&long).await.is_some()).await;
-    assert_eq!(world.cache.user_of_key(&short).await, Some(user));
-    assert_eq!(world.cache.user_of_key(&over).await, None);
+    let ends = |expires_at| KeyRecord { user: "alice".parse().unwrap(), expires_at, revoked: false, as_of: AS_OF };
+    let soon = ends(Some(now.plus(Duration::from_secs(60))));
+    world.cache.post_key(&over, &ends(Some(now)));
+    world.cache.post_key(&short, &soon);
+    world.cache.post_key(&long, &ends(None));
+    until(async || world.cache.key(&long).await.is_some()).await;
+    assert_eq!(world.cache.key(&long).await, Some(ends(None)));
+    assert_eq!(world.cache.key(&short).await, Some(soon));
+    assert_eq!(world.cache.key(&over).await, None);
+    // As a former version wrote it.
+    let name = format!("key:auth:{}", long.to_hex());
+    world.server.command(&["SET", &name, r#"{"store":"store-1","user":"alice"}"#, "KEEPTTL"]);
+    assert_eq!(world.cache.key(&long).await, None);
     let life = |key: &TokenHash| world.server.command(&["TTL", &format!("key:auth:{}", key.to_hex())]);
     assert!((590..=600).contains(&life(&long).parse::<i64>().unwrap()));
     assert!((50..=60).contains(&life(&short).parse::<i64>().unwrap()));
@@ -165,7 +175,10 @@ async fn what_cannot_be_read_is_a_miss() {
     world.cache.post_caller(&alice());
     world.arrived(&user).await;
     let good = world.server.command(&["GET", "user:auth:alice"]);
-    for bad in ["", "{", "7", "{}", "\u{fffd}", &good.replace("alice", "bob"), &good.replace("store-1", "store-0")] {
+    let former = &good.replace("as_of", "so_far");
+    for bad in
+        ["", "{", "7", "{}", "\u{fffd}", former, &good.replace("alice", "bob"), &good.replace("store-1", "store-0")]
+    {
         world.server.command(&["SET", "user:auth:alice", bad]);
         assert_eq!(world.cache.caller(&user).await, None, "{bad}");
     }

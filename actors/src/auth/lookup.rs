@@ -84,12 +84,12 @@ pub(super) async fn identify_jwt(ports: &Ports, token: &str) -> Result<Identity,
 /// Finds out whose API key this is.
 pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Identity, AuthError> {
     let edition = ports.feed.edition();
-    let now = ports.clock.now();
-    if ports.feed.is_fresh(now)
-        && ports.feed.trusts_key(key, now)
-        && let Some(user) = ports.cache.user_of_key(key).await
+    if ports.feed.is_fresh(ports.clock.now())
+        && let Some(copy) = ports.cache.key(key).await
+        // As with users: no copy is a reason to refuse.
+        && !copy.revoked && ports.feed.trusts_key(key, &copy)
     {
-        return Ok(Identity { user, source: Source::Key, expires_at: None, edition });
+        return Ok(Identity { user: copy.user, source: Source::Key, expires_at: None, edition });
     }
     let edition = ports.feed.edition();
     let record = ports.directory.key(key).await.map_err(|error| unavailable(&error))?.ok_or(AuthError::Invalid)?;
@@ -101,7 +101,7 @@ pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Ident
         return Err(AuthError::Expired);
     }
     if record.expires_at.is_none_or(|end| end.since(now) > SHARED_KEY_LIFE) {
-        ports.cache.post_user_of_key(key, &record.user, record.expires_at);
+        ports.cache.post_key(key, &record);
     }
     Ok(Identity { user: record.user, source: Source::Key, expires_at: record.expires_at, edition })
 }
@@ -112,11 +112,10 @@ pub(super) async fn find_user(
     user: &UserId,
     unknown: Unknown,
 ) -> Result<Option<CallerRecord>, AuthError> {
-    let now = ports.clock.now();
-    if ports.feed.is_fresh(now)
+    if ports.feed.is_fresh(ports.clock.now())
         && let Some(copy) = ports.cache.caller(user).await
         // A copy that says «disabled» is no reason to refuse: the store is asked first.
-        && copy.id == *user && !copy.disabled && ports.feed.trusts_copy(&copy, now)
+        && copy.id == *user && !copy.disabled && ports.feed.trusts_copy(&copy)
     {
         ports.metrics.auth_looked_up(AuthLevel::Shared);
         return Ok(Some(copy));

@@ -197,8 +197,21 @@ pub struct CallerRecord {
     pub plan: PlanId,
     /// A disabled user is refused, whatever the token says.
     pub disabled: bool,
-    /// The change sequence number of the user's last change: an older copy in a cache is worth nothing.
+    /// The change sequence number of the user's last change.
     pub version: i64,
+    /// What the record was read with: a copy of it is worth nothing to whoever can't tell what has changed since.
+    pub as_of: Position,
+}
+
+/// A state of the store: the one right after this change, before the next.
+///
+/// The number alone doesn't tell. In a database that was put back the numbers are given out again, but not the times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Position {
+    /// The change's number.
+    pub seq: i64,
+    /// When it was made, in µs by the store's clock; 0 where that isn't known.
+    pub at: i64,
 }
 
 /// The verified identity behind a request.

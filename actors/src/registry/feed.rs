@@ -4,10 +4,25 @@
 //! when that has moved, reads what it missed from the log. So no mailbox can be full, no message can be lost, an idle
 //! worker costs nothing, and a change holds for every request that comes after the poll that brought it.
 //!
-//! Limits: [`MAX_LOG`] changes are remembered, for [`KEEP`]. A reader that has missed more is told to forget
-//! everything. Copies in the shared cache that may be older than a forgotten change aren't trusted until they have died.
+//! # Which copies in the shared cache are believed
+//! A copy says which state of the store it was read from ([`Position`]): the number of the last change in it, and when
+//! that was made. It is believed if
+//! 1. that very change is in the feed's [`History`], and
+//! 2. none of the changes after it was about what is copied.
+//!
+//! The history has no gap and begins no earlier than the log of changes, so that nothing is missed between the two. What
+//! the feed has forgotten, hasn't heard of yet, or never was in this database is no reason to believe anything: a copy
+//! may be as old as it likes, be written late by a cache that stood still, or come from changes that were lost when the
+//! database was put back to a backup. No clock and no lifetime is relied upon.
+//!
+//! # Limits
+//! [`MAX_LOG`] changes are remembered, for [`KEEP`]. A reader that has missed more is told to forget
+//! everything.
 //! [`MAX_REVOKED`] revoked tokens are held; beyond them no token's revocation can be told, and that is what the feed
 //! says ([`Revocation::Unknown`]): the signing secret has to be changed then.
+
+mod history;
+mod reader;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,9 +36,12 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
+use history::History;
+pub use reader::{News, Reader};
+
 use crate::{
-    domain::{CallerRecord, Timestamp, TokenHash, UserId},
-    ports::{Change, Changes, Recall},
+    domain::{CallerRecord, Position, Timestamp, TokenHash, UserId},
+    ports::{Change, Changes, KeyRecord, Recall},
 };
 
 /// How long a change is remembered: a caller lives at most 600 s in the shared cache and 600 s in a worker's.
@@ -47,17 +65,6 @@ pub enum Revocation {
     Revoked,
     /// More tokens are revoked than can be held.
     Unknown,
-}
-
-/// What a reader has missed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// Nothing.
-    Nothing,
-    /// These, oldest first.
-    Changes(Vec<Change>),
-    /// More than is remembered: whatever was cached is worth nothing.
-    Everything,
 }
 
 /// What was changed lately. One in the process.
@@ -90,8 +97,8 @@ struct Recent {
     revoked_overflow: bool,
     /// Leases that were asked back. Not in the log: they are for one reader only.
     recalls: Recalls,
-    /// The sequence number of the youngest change that was dropped before its time, and until when that matters.
-    floor: Option<(i64, Instant)>,
+    /// The states of the store since which all changes are in the log.
+    history: History,
 }
 
 #[derive(Debug)]
@@ -149,12 +156,14 @@ impl Feed {
         *recent = Recent { next, first: next, reset: next, last: i64::MIN, ..Recent::default() };
         // What was asked back while the feed was not followed isn't known.
         recent.recalls.all = true;
-        // What can't be read may be about any copy that is older.
-        recent.floor = changes.unreadable.then(|| (changes.last, now + KEEP));
         for (token, end) in revoked {
             recent.revoke(token, end);
         }
         recent.append(changes, now);
+        if changes.unreadable {
+            // What can't be read may be about any copy that is older.
+            recent.history.forget_before(changes.last);
+        }
         self.publish(recent);
     }
 
@@ -204,19 +213,18 @@ impl Feed {
         recent.reset > edition || recent.keys.get(key).is_some_and(|mark| mark.number >= edition)
     }
 
-    /// Says whether a copy of a user from the shared cache is as new as what the feed knows.
+    /// Says whether a copy of a user from the shared cache is what the store says, as far as the feed knows.
     #[must_use]
-    pub fn trusts_copy(&self, copy: &CallerRecord, now: Instant) -> bool {
+    pub fn trusts_copy(&self, copy: &CallerRecord) -> bool {
         let recent = self.read();
-        recent.users.get(&copy.id).is_none_or(|mark| copy.version >= mark.sequence)
-            && recent.floor.is_none_or(|(sequence, until)| copy.version >= sequence || now >= until)
+        recent.trusts(copy.as_of, recent.users.get(&copy.id))
     }
 
-    /// Says whether the shared cache's copy of a key can be trusted: keys carry no version.
+    /// Says the same of the shared cache's copy of a key.
     #[must_use]
-    pub fn trusts_key(&self, key: &TokenHash, now: Instant) -> bool {
+    pub fn trusts_key(&self, key: &TokenHash, copy: &KeyRecord) -> bool {
         let recent = self.read();
-        !recent.keys.contains_key(key) && recent.floor.is_none_or(|(_, until)| now >= until)
+        recent.trusts(copy.as_of, recent.keys.get(key))
     }
 
     /// Says whether a token was revoked.
@@ -251,9 +259,6 @@ impl Feed {
             recent.forget_oldest();
         }
         recent.revoked.retain(|_, end| end.plus(REVOKED_GRACE) > wall);
-        if recent.floor.is_some_and(|(_, until)| now >= until) {
-            recent.floor = None;
-        }
     }
 
     fn publish(&self, recent: RwLockWriteGuard<'_, Recent>) {
@@ -279,38 +284,47 @@ impl Feed {
 }
 
 impl Recent {
+    /// Says whether a copy of that state is still right; `changed` is when its subject was changed last.
+    fn trusts(&self, as_of: Position, changed: Option<&Mark>) -> bool {
+        self.history.has(as_of) && changed.is_none_or(|mark| mark.sequence <= as_of.seq)
+    }
+
     fn append(&mut self, changes: &Changes, now: Instant) {
-        for (sequence, change) in &changes.items {
-            if *sequence <= self.last {
+        for (position, change) in &changes.items {
+            let sequence = position.seq;
+            if sequence <= self.last {
                 continue;
             }
+            self.last = sequence;
+            self.history.add(*position);
             if let Change::Recall(recall) = change {
                 self.recalls.add(*recall);
-                self.last = *sequence;
                 continue;
             }
-            let mark = Mark { sequence: *sequence, number: self.next };
+            let mark = Mark { sequence, number: self.next };
             match change {
                 Change::User(user) => drop(self.users.insert(user.clone(), mark)),
                 Change::Key(key) => drop(self.keys.insert(*key, mark)),
                 Change::Token(token, end) => self.revoke(*token, *end),
                 Change::Catalog | Change::Recall(_) => {}
             }
-            let logged = Logged { at: now, number: self.next, sequence: *sequence, change: change.clone() };
+            let logged = Logged { at: now, number: self.next, sequence, change: change.clone() };
             self.log.push_back(logged);
             self.next += 1;
-            self.last = *sequence;
             if self.log.len() > MAX_LOG {
-                self.floor = self.log.front().map(|oldest| (oldest.sequence, now + KEEP));
                 self.forget_oldest();
             }
         }
-        self.last = self.last.max(changes.last);
+        if self.last < changes.last {
+            self.last = changes.last;
+            self.history.add(Position { seq: changes.last, at: changes.mark });
+        }
     }
 
     fn forget_oldest(&mut self) {
         let Some(oldest) = self.log.pop_front() else { return };
         self.first = oldest.number + 1;
+        self.history.forget_before(oldest.sequence);
         match &oldest.change {
             Change::User(user) => forget(&mut self.users, user, oldest.number),
             Change::Key(key) => forget(&mut self.keys, key, oldest.number),
@@ -341,42 +355,6 @@ impl Recalls {
 fn forget<K: Hash + Eq>(marks: &mut HashMap<K, Mark>, key: &K, number: u64) {
     if marks.get(key).is_some_and(|mark| mark.number == number) {
         marks.remove(key);
-    }
-}
-
-/// One cache's place in the feed.
-#[derive(Debug)]
-pub struct Reader {
-    feed: Arc<Feed>,
-    seen: u64,
-    bell: watch::Receiver<u64>,
-}
-
-impl Reader {
-    /// Returns what was written since the last call. One atomic load where that is nothing.
-    #[inline]
-    pub fn news(&mut self) -> News {
-        if self.feed.edition() == self.seen { News::Nothing } else { self.catch_up() }
-    }
-
-    /// Waits until there are news; for caches that act without being asked.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost: [`Reader::news`] goes by its own number.
-    pub async fn changed(&mut self) {
-        let seen = self.seen;
-        // The feed can't be gone: this reader holds it.
-        drop(self.bell.wait_for(|edition| *edition != seen).await);
-    }
-
-    #[cold]
-    fn catch_up(&mut self) -> News {
-        let recent = self.feed.read();
-        let seen = std::mem::replace(&mut self.seen, recent.next);
-        let Some(known) = seen.checked_sub(recent.first).and_then(|known| usize::try_from(known).ok()) else {
-            return News::Everything;
-        };
-        News::Changes(recent.log.iter().skip(known).map(|logged| logged.change.clone()).collect())
     }
 }
 

@@ -9,8 +9,8 @@ use futures_util::future::BoxFuture;
 
 use super::Faults;
 use crate::{
-    domain::{CallerRecord, Timestamp, TokenHash, UserId},
-    ports::{SharedCache, UsageSnapshot},
+    domain::{CallerRecord, TokenHash, UserId},
+    ports::{KeyRecord, SharedCache, UsageSnapshot},
 };
 
 /// A shared cache in memory.
@@ -24,7 +24,7 @@ pub struct FakeCache {
 #[derive(Debug, Default)]
 struct State {
     callers: HashMap<UserId, CallerRecord>,
-    keys: HashMap<TokenHash, UserId>,
+    keys: HashMap<TokenHash, KeyRecord>,
     usage: HashMap<UserId, serde_json::Value>,
 }
 
@@ -64,15 +64,15 @@ impl SharedCache for FakeCache {
         self.state().callers.insert(caller.id.clone(), caller.clone());
     }
 
-    fn user_of_key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<UserId>> {
+    fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Option<KeyRecord>> {
         Box::pin(async move {
             self.reads.pass().await.ok()?;
             self.state().keys.get(key).cloned()
         })
     }
 
-    fn post_user_of_key(&self, key: &TokenHash, user: &UserId, _expires_at: Option<Timestamp>) {
-        self.state().keys.insert(*key, user.clone());
+    fn post_key(&self, key: &TokenHash, record: &KeyRecord) {
+        self.state().keys.insert(*key, record.clone());
     }
 
     fn post_usage(&self, user: &UserId, snapshot: &UsageSnapshot<'_>) {

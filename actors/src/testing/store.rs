@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::Faults;
 use crate::{
-    domain::{CallerRecord, CatalogRows, PlanId, Role, Timestamp, TokenHash, UserId, UserKey},
+    domain::{CallerRecord, CatalogRows, PlanId, Position, Role, Timestamp, TokenHash, UserId, UserKey},
     ports::{CatalogSource, Change, Changes, Directory, KeyRecord, StoreError},
 };
 
@@ -21,7 +21,8 @@ use crate::{
 #[expect(clippy::unwrap_used, reason = "a test's own literal")]
 pub fn caller(key: i64, id: &str) -> CallerRecord {
     let id = id.parse().unwrap();
-    CallerRecord { key: UserKey(key), id, role: Role::User, plan: PlanId(1), disabled: false, version: 0 }
+    let (role, as_of) = (Role::User, Position::default());
+    CallerRecord { key: UserKey(key), id, role, plan: PlanId(1), disabled: false, version: 0, as_of }
 }
 
 /// A directory in memory. Every change of it gets the next sequence number.
@@ -45,7 +46,7 @@ struct State {
     users: HashMap<UserId, CallerRecord>,
     keys: HashMap<TokenHash, KeyRecord>,
     revoked: Vec<(TokenHash, Timestamp)>,
-    changes: Vec<(i64, Change)>,
+    changes: Vec<(Position, Change)>,
     /// How often the sequence was started anew.
     rewound: i64,
     touched: Vec<Vec<(TokenHash, Timestamp)>>,
@@ -53,14 +54,25 @@ struct State {
 
 impl State {
     fn log(&mut self, change: Change) -> i64 {
-        let number = self.changes.last().map_or(1, |(last, _)| last + 1);
-        self.changes.push((number, change));
-        number
+        let seq = self.position().seq + 1;
+        self.changes.push((Position { seq, at: self.rewound + 1 }, change));
+        seq
+    }
+
+    fn position(&self) -> Position {
+        self.changes.last().map_or(Position::default(), |(last, _)| *last)
     }
 
     fn mark(&self, number: i64) -> i64 {
-        let kept = self.changes.iter().any(|(known, _)| *known == number);
-        if kept { self.rewound + 1 } else { 0 }
+        self.changes.iter().find(|(known, _)| known.seq == number).map_or(0, |(known, _)| known.at)
+    }
+
+    fn key(&self, key: &TokenHash) -> Option<KeyRecord> {
+        self.keys.get(key).map(|key| KeyRecord { as_of: self.position(), ..key.clone() })
+    }
+
+    fn user(&self, id: &UserId) -> Option<CallerRecord> {
+        self.users.get(id).map(|user| CallerRecord { as_of: self.position(), ..user.clone() })
     }
 }
 
@@ -94,20 +106,26 @@ impl FakeDirectory {
 
     /// Forgets a change, as the store does with old ones.
     pub fn drop_change(&self, number: i64) {
-        self.state().changes.retain(|(kept, _)| *kept != number);
+        self.state().changes.retain(|(kept, _)| kept.seq != number);
     }
 
-    /// Forgets all changes and starts the sequence anew, as a restored backup does.
+    /// Forgets all changes and starts the sequence anew, as a restored backup does. Users and keys stay.
     pub fn rewind(&self) {
         let mut state = self.state();
         state.changes.clear();
         state.rewound += 1;
     }
 
-    /// Returns the record of a user, as it is in the store.
+    /// Returns the state that look-ups read now.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.state().position()
+    }
+
+    /// Returns the record of a user, as a look-up finds it.
     #[must_use]
     pub fn user(&self, id: &str) -> Option<CallerRecord> {
-        self.state().users.get(id).cloned()
+        self.state().user(&id.parse().ok()?)
     }
 
     /// Returns what each call of `touch_keys` brought.
@@ -125,7 +143,7 @@ impl Directory for FakeDirectory {
     fn caller<'a>(&'a self, user: &'a UserId) -> BoxFuture<'a, Result<Option<CallerRecord>, StoreError>> {
         Box::pin(async move {
             // Read first, answer later: what a slow store answers may be what was before.
-            let found = self.state().users.get(user).cloned();
+            let found = self.state().user(user);
             self.callers.pass().await?;
             Ok(found)
         })
@@ -138,20 +156,20 @@ impl Directory for FakeDirectory {
     ) -> BoxFuture<'a, Result<CallerRecord, StoreError>> {
         Box::pin(async move {
             self.provisions.pass().await?;
-            if let Some(record) = self.state().users.get(user) {
-                return Ok(record.clone());
+            if let Some(record) = self.state().user(user) {
+                return Ok(record);
             }
-            let key = UserKey(1_000 + i64::try_from(self.state().users.len()).unwrap_or(0));
+            let key = 1_000 + i64::try_from(self.state().users.len()).unwrap_or(0);
             let plan = PlanId(if plan == Some("team") { 2 } else { 1 });
-            let record = CallerRecord { key, id: user.clone(), role: Role::User, plan, disabled: false, version: 0 };
+            let record = CallerRecord { plan, ..caller(key, user.as_str()) };
             let version = self.set_user(record.clone());
-            Ok(CallerRecord { version, ..record })
+            Ok(CallerRecord { version, as_of: self.position(), ..record })
         })
     }
 
     fn key<'a>(&'a self, key: &'a TokenHash) -> BoxFuture<'a, Result<Option<KeyRecord>, StoreError>> {
         Box::pin(async move {
-            let found = self.state().keys.get(key).cloned();
+            let found = self.state().key(key);
             self.keys.pass().await?;
             Ok(found)
         })
@@ -173,9 +191,9 @@ impl Directory for FakeDirectory {
         Box::pin(async move {
             self.polls.pass().await?;
             let state = self.state();
-            let last = state.changes.last().map_or(0, |(number, _)| *number);
-            let items: Vec<_> = state.changes.iter().filter(|(n, _)| *n > after).take(10_000).cloned().collect();
-            let last = items.last().map_or(last, |(number, _)| *number);
+            let items: Vec<_> =
+                state.changes.iter().filter(|(known, _)| known.seq > after).take(10_000).cloned().collect();
+            let last = items.last().map_or(state.position().seq, |(last, _)| last.seq);
             Ok(Changes { last, mark: state.mark(last), asked: state.mark(after), items, ..Changes::default() })
         })
     }

@@ -202,6 +202,61 @@ fn remembered(key: &str) -> String {
     }
 }
 
+/// A backup is made; then ann becomes an administrator and gets a key. The backup is put back, and so many changes are
+/// made before a cold instance is asked: Redis still knows what was.
+fn what_redis_knows_of_a_lost_future_is_worth_nothing(changes: usize) {
+    let mut app = TestApp::on(Database::Postgres).redis().start();
+    app.user("ann", "default");
+    run(app.wait_for_changes());
+    let url = app.variable("DATABASE_URL").to_owned();
+    servers::psql(&url, BACK_UP);
+    app.cli(&["user", "add", "ann", "--role", "admin"]);
+    let made = app.cli(&["key", "create", "ann"]);
+    let (ann, key) = (holding("ann"), made["key"].as_str().unwrap());
+    let report = Request::get("/api/admin/performance").bearer(&ann);
+    let first = [app.anonymous()];
+    run(async { until_of(&first[0], &report, 200).await });
+    warm(&first, &usage(key), 200);
+    let prefix = app.variable("HNE__REDIS__KEY_PREFIX").to_owned();
+    remembered(&format!("{prefix}key:auth:{}", actors::domain::TokenHash::of(key).to_hex()));
+    assert!(remembered(&format!("{prefix}user:auth:ann")).contains("admin"));
+    run(app.wait_for_changes());
+    servers::psql(&url, PUT_BACK);
+    for number in 0..changes {
+        app.user(&format!("other{number}"), "default");
+    }
+    let second = app.second();
+    run(async {
+        assert_eq!(second.send(&report).await.unwrap().status, 403);
+        assert_eq!(second.send(&usage(key)).await.unwrap().status, 401);
+        // The one that ran on hears of it by its next poll.
+        until_of(&first[0], &report, 403).await;
+        until_of(&first[0], &usage(key), 401).await;
+    });
+}
+
+const BACK_UP: &str = "CREATE SCHEMA backup;
+    CREATE TABLE backup.users AS SELECT * FROM users;
+    CREATE TABLE backup.changes AS SELECT * FROM changes;
+    CREATE TABLE backup.change_counter AS SELECT * FROM change_counter";
+const PUT_BACK: &str = "BEGIN;
+    UPDATE users SET role = old.role, version = old.version FROM backup.users old WHERE old.id = users.id;
+    DELETE FROM api_keys;
+    DELETE FROM changes;
+    INSERT INTO changes SELECT * FROM backup.changes;
+    UPDATE change_counter SET seq = (SELECT seq FROM backup.change_counter);
+    COMMIT";
+
+#[test]
+fn a_database_that_was_put_back_is_believed_and_not_redis() {
+    what_redis_knows_of_a_lost_future_is_worth_nothing(0);
+}
+
+#[test]
+fn so_is_one_whose_changes_have_caught_up() {
+    what_redis_knows_of_a_lost_future_is_worth_nothing(5);
+}
+
 #[test]
 fn a_stale_redis_never_lets_anybody_in() {
     let mut app = TestApp::on(Database::Postgres).redis().start();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use actors::{
-    domain::{Limits, ModelId, ModelKey, Nanodollars, Price, Role, Timestamp, TokenHash, UserId, WindowKind},
+    domain::{Limits, ModelId, ModelKey, Nanodollars, Position, Price, Role, Timestamp, TokenHash, UserId, WindowKind},
     ports::{CatalogSource, Change, Directory, LedgerStore, StoreError},
 };
 use futures_util::future::{join, join_all};
@@ -58,7 +58,8 @@ async fn twenty_provision_one_user(world: &World) {
     assert_eq!((&first.id, first.role, first.disabled), (&ann, Role::User, false));
     assert!(added.into_iter().all(|caller| caller.unwrap() == first));
     let changes = store.changes(0).await.unwrap();
-    assert_eq!(changes.items, [(first.version, Change::User(ann.clone()))]);
+    assert_eq!(changes.items, [(first.as_of, Change::User(ann.clone()))]);
+    assert_eq!(first.as_of, Position { seq: first.version, at: changes.mark });
     // The plan of a token counts only once, and one that there isn't is the default.
     assert_eq!(store.provision(&ann, None).await.unwrap(), first);
     let other = store.provision(&user("bob"), Some("no such plan")).await.unwrap();
@@ -268,7 +269,7 @@ async fn no_change_is_missed(world: &World) {
         loop {
             let last_poll = writing.load(Ordering::Relaxed) == 0;
             let changes = reader.changes(after).await.unwrap();
-            assert!(changes.items.iter().all(|(seq, _)| (after + 1..=changes.last).contains(seq)));
+            assert!(changes.items.iter().all(|(known, _)| (after + 1..=changes.last).contains(&known.seq)));
             after = changes.last;
             seen.extend(changes.items);
             if last_poll {
@@ -277,7 +278,7 @@ async fn no_change_is_missed(world: &World) {
         }
     };
     let (_, seen) = join(join_all((0..WRITERS).map(write)), poll).await;
-    assert!(seen.is_sorted_by(|a, b| a.0 < b.0), "in order, none twice");
+    assert!(seen.is_sorted_by(|a, b| a.0.seq < b.0.seq), "in order, none twice");
     let users: HashSet<_> = seen.iter().map(|(_, change)| format!("{change:?}")).collect();
     assert_eq!((seen.len(), users.len()), (WRITERS * EACH, WRITERS * EACH));
 }
@@ -290,7 +291,8 @@ async fn recent_changes_say_where_to_go_on(world: &World) {
     }
     world.execute("UPDATE changes SET at = at - 1500000000 WHERE seq <= 2");
     let recent = store.recent_changes().await.unwrap();
-    assert_eq!((recent.last, recent.items), (3, vec![(3, Change::User(user("c")))]));
+    let last = Position { seq: 3, at: recent.mark };
+    assert_eq!((recent.last, recent.items), (3, vec![(last, Change::User(user("c")))]));
     world.execute("UPDATE changes SET at = at - 1500000000");
     let recent = store.recent_changes().await.unwrap();
     assert_eq!((recent.last, recent.items.len()), (3, 0));
@@ -304,7 +306,7 @@ async fn old_changes_are_pruned(world: &World) {
     }
     world.execute("UPDATE changes SET at = at - 90000000000 WHERE seq <= 2");
     store.provision(&user("d"), None).await.unwrap();
-    let left: Vec<i64> = store.changes(0).await.unwrap().items.into_iter().map(|(seq, _)| seq).collect();
+    let left: Vec<i64> = store.changes(0).await.unwrap().items.into_iter().map(|(known, _)| known.seq).collect();
     assert_eq!(left, [3, 4]);
 }
 

@@ -241,7 +241,7 @@ async fn others_are_asked_to_return(world: &World) {
     assert_eq!(store.recall(one, &[month]).await.unwrap(), number, "another window is another lease");
     // Numbers go on behind a recall.
     store.provision(&"ann".parse().unwrap(), None).await.unwrap();
-    assert_eq!(store.changes(number).await.unwrap().items[0].0, number + 1);
+    assert_eq!(store.changes(number).await.unwrap().items[0].0.seq, number + 1);
 }
 
 async fn a_posting_uses_up_its_lease(world: &World) {

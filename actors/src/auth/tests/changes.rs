@@ -1,7 +1,7 @@
 //! Changes hold, wherever the answer would have come from.
 
 use super::*;
-use crate::testing::caller;
+use crate::{ports::KeyRecord, testing::caller};
 
 #[actix_rt::test]
 async fn a_changed_user_is_looked_up_again() {
@@ -66,7 +66,7 @@ async fn a_revocation_of_what_was_signed_hits_every_form_of_the_signature() {
 #[actix_rt::test]
 async fn a_stale_copy_in_the_shared_cache_is_ignored() {
     let world = World::start();
-    let stale = CallerRecord { role: Role::Admin, version: 1, ..caller(7, "alice") };
+    let stale = CallerRecord { role: Role::Admin, ..world.directory.user("alice").unwrap() };
     world.cache.post_caller(&stale);
     world.directory.set_user(caller(7, "alice"));
     world.poll().await;
@@ -81,6 +81,39 @@ async fn a_copy_that_is_as_new_as_the_feed_saves_the_look_up() {
     world.cache.post_caller(&world.directory.user("alice").unwrap());
     world.ask("alice").await.unwrap();
     assert_eq!(world.lookups(), 0);
+}
+
+/// What was read from a database is in the shared cache; then a backup is put back, and so many changes are made.
+async fn copies_of_a_lost_future_are_ignored(changes: usize) {
+    let world = World::start();
+    let (key, as_of) = (TokenHash::of("hne_alice"), world.directory.position());
+    world.cache.post_caller(&CallerRecord { role: Role::Admin, ..world.directory.user("alice").unwrap() });
+    world.cache.post_key(&key, &KeyRecord { user: "alice".parse().unwrap(), expires_at: None, revoked: false, as_of });
+    world.directory.rewind();
+    for _ in 0..changes {
+        world.directory.announce(Change::Catalog);
+    }
+    world.feed.load(&world.directory.recent_changes().await.unwrap(), Vec::new(), world.clock.now());
+    world.feed.renew(world.clock.now());
+    assert_eq!(world.ask("alice").await.unwrap().role, Role::User);
+    assert_eq!(world.ask("hne_alice").await, Err(AuthError::Invalid));
+}
+
+#[actix_rt::test]
+async fn copies_of_another_sequence_are_ignored_behind_it_beside_it_and_ahead() {
+    for changes in 0..3 {
+        copies_of_a_lost_future_are_ignored(changes).await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_copy_that_knows_more_than_the_feed_is_ignored() {
+    let world = World::start();
+    world.poll().await;
+    world.directory.set_user(CallerRecord { role: Role::Admin, ..caller(7, "alice") });
+    world.cache.post_caller(&world.directory.user("alice").unwrap());
+    world.directory.set_user(caller(7, "alice"));
+    assert_eq!(world.ask("alice").await.unwrap().role, Role::User);
 }
 
 #[actix_rt::test]

@@ -1,12 +1,12 @@
 //! API keys.
 
 use super::*;
-use crate::{ports::KeyRecord, testing::caller};
+use crate::{domain::Position, ports::KeyRecord, testing::caller};
 
 const KEY: &str = "hne_alice";
 
 fn record() -> KeyRecord {
-    KeyRecord { user: "alice".parse().unwrap(), expires_at: None, revoked: false }
+    KeyRecord { user: "alice".parse().unwrap(), expires_at: None, revoked: false, as_of: Position::default() }
 }
 
 fn with_key(record: KeyRecord) -> World {
@@ -73,7 +73,7 @@ async fn a_revoked_key_ends_at_the_next_poll_whatever_the_shared_cache_says() {
 async fn a_key_in_the_shared_cache_saves_the_look_up() {
     let world = World::start();
     world.poll().await;
-    world.cache.post_user_of_key(&TokenHash::of(KEY), &"alice".parse().unwrap(), None);
+    world.cache.post_key(&TokenHash::of(KEY), &KeyRecord { as_of: world.directory.position(), ..record() });
     world.ask(KEY).await.unwrap();
     assert_eq!(world.directory.keys.calls(), 0);
 }

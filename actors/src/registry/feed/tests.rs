@@ -2,12 +2,29 @@
 
 use super::*;
 use crate::{
-    ports::Clock,
+    domain::{AccountKey, ClassId, UserKey, WindowKind},
+    ports::{Clock, LeaseKey},
     testing::{ManualClock, caller},
 };
 
+/// Changes of these numbers, each made at a time of its own.
 fn changes(items: Vec<(i64, Change)>) -> Changes {
-    Changes { last: items.last().map_or(0, |(last, _)| *last), items, ..Changes::default() }
+    let last = items.last().map_or(0, |(last, _)| *last);
+    let items = items.into_iter().map(|(seq, change)| (state(seq), change)).collect();
+    Changes { last, mark: state(last).at, items, ..Changes::default() }
+}
+
+fn state(seq: i64) -> Position {
+    Position { seq, at: 1_000 + seq }
+}
+
+fn trusts_user(feed: &Feed, id: &str, as_of: Position) -> bool {
+    feed.trusts_copy(&CallerRecord { as_of, ..caller(1, id) })
+}
+
+fn trusts_key(feed: &Feed, number: u8, as_of: Position) -> bool {
+    let user = "a".parse().unwrap();
+    feed.trusts_key(&key(number), &KeyRecord { user, expires_at: None, revoked: false, as_of })
 }
 
 fn user(id: &str) -> Change {
@@ -41,28 +58,51 @@ fn each_reader_is_told_each_change_once() {
 fn copies_are_trusted_as_far_as_the_feed_can_tell() {
     let clock = ManualClock::new();
     let feed = Feed::new(clock.now());
+    feed.load(&Changes { last: 4, mark: state(4).at, ..Changes::default() }, Vec::new(), clock.now());
     feed.apply(&changes(vec![(5, user("a")), (6, Change::Key(key(1)))]), clock.now());
-    let copy = |id: &str, version: i64| crate::domain::CallerRecord { version, ..caller(1, id) };
-    let trusts = |id: &str, version| feed.trusts_copy(&copy(id, version), clock.now());
-    assert!(!trusts("a", 4) && trusts("a", 5) && trusts("a", 6) && trusts("b", 0));
-    assert!(!feed.trusts_key(&key(1), clock.now()) && feed.trusts_key(&key(2), clock.now()));
+    let of_a = [3, 4, 5, 6, 7].map(|seq| trusts_user(&feed, "a", state(seq)));
+    assert_eq!(of_a, [false, false, true, true, false], "forgotten, changed since, known, known, not heard of yet");
+    let of_b = [3, 4, 5, 6, 7].map(|seq| trusts_user(&feed, "b", state(seq)));
+    assert_eq!(of_b, [false, true, true, true, false]);
+    let of_keys = [(1, 5), (1, 6), (2, 4)].map(|(number, seq)| trusts_key(&feed, number, state(seq)));
+    assert_eq!(of_keys, [false, true, true]);
+    assert!(!trusts_user(&feed, "b", Position { at: 7, ..state(5) }), "another change had that number");
+    assert!(!trusts_user(&feed, "b", Position::default()));
     clock.advance(KEEP);
     feed.prune(clock.now(), clock.wall());
-    assert!(trusts("a", 4) && feed.trusts_key(&key(1), clock.now()), "by now no such copy is left");
+    assert!(!trusts_user(&feed, "a", state(4)) && !trusts_user(&feed, "b", state(5)), "what came then is forgotten");
+    assert!(trusts_user(&feed, "a", state(6)) && trusts_key(&feed, 1, state(6)), "nothing has come since");
 }
 
 #[test]
-fn after_too_many_changes_no_old_copy_is_trusted_until_it_has_died() {
+fn after_too_many_changes_no_copy_is_trusted_that_may_have_missed_one() {
     let clock = ManualClock::new();
     let feed = Feed::new(clock.now());
-    let many = i64::try_from(MAX_LOG).unwrap() + 1;
+    let many = i64::try_from(MAX_LOG).unwrap() + 2;
     feed.apply(&changes((1..=many).map(|n| (n, user(&format!("u{n}")))).collect()), clock.now());
-    let copy = |version: i64| crate::domain::CallerRecord { version, ..caller(1, "u1") };
-    assert!(!feed.trusts_copy(&copy(0), clock.now()), "its change is the one that was dropped");
-    assert!(feed.trusts_copy(&copy(1), clock.now()));
-    assert!(!feed.trusts_key(&key(1), clock.now()));
-    clock.advance(KEEP);
-    assert!(feed.trusts_copy(&copy(0), clock.now()) && feed.trusts_key(&key(1), clock.now()));
+    assert!(!trusts_user(&feed, "u2", state(1)), "its change is one of those that were dropped");
+    assert!(!trusts_user(&feed, "u3", state(1)) && !trusts_user(&feed, "u3", state(2)));
+    assert!(trusts_user(&feed, "u3", state(3)) && trusts_user(&feed, "u2", state(2)));
+}
+
+#[test]
+fn after_a_change_that_can_not_be_read_no_older_copy_is_trusted() {
+    let clock = ManualClock::new();
+    let feed = Feed::new(clock.now());
+    let unreadable = Changes { last: 3, mark: state(3).at, unreadable: true, ..changes(vec![(1, user("a"))]) };
+    feed.load(&unreadable, Vec::new(), clock.now());
+    assert!(!trusts_user(&feed, "b", state(1)) && trusts_user(&feed, "b", state(3)));
+}
+
+#[test]
+fn recalls_are_states_as_well() {
+    let clock = ManualClock::new();
+    let feed = Feed::new(clock.now());
+    let account = AccountKey { user: UserKey(1), class: ClassId(1) };
+    let key = LeaseKey { account, window: WindowKind::Day.at(clock.wall()) };
+    let recall = Change::Recall(Recall { instance: uuid::Uuid::nil(), key });
+    feed.apply(&changes(vec![(1, user("a")), (2, recall.clone()), (3, recall)]), clock.now());
+    assert!([1, 2, 3].into_iter().all(|seq| trusts_user(&feed, "a", state(seq))));
 }
 
 #[test]

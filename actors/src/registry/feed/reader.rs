@@ -1,0 +1,55 @@
+//! Those who follow the feed.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Feed;
+use crate::ports::Change;
+
+/// What a reader has missed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Nothing.
+    Nothing,
+    /// These, oldest first.
+    Changes(Vec<Change>),
+    /// More than is remembered: whatever was cached is worth nothing.
+    Everything,
+}
+
+/// One cache's place in the feed.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) feed: Arc<Feed>,
+    pub(super) seen: u64,
+    pub(super) bell: watch::Receiver<u64>,
+}
+
+impl Reader {
+    /// Returns what was written since the last call. One atomic load where that is nothing.
+    #[inline]
+    pub fn news(&mut self) -> News {
+        if self.feed.edition() == self.seen { News::Nothing } else { self.catch_up() }
+    }
+
+    /// Waits until there are news; for caches that act without being asked.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: [`Reader::news`] goes by its own number.
+    pub async fn changed(&mut self) {
+        let seen = self.seen;
+        // The feed can't be gone: this reader holds it.
+        drop(self.bell.wait_for(|edition| *edition != seen).await);
+    }
+
+    #[cold]
+    fn catch_up(&mut self) -> News {
+        let recent = self.feed.read();
+        let seen = std::mem::replace(&mut self.seen, recent.next);
+        let Some(known) = seen.checked_sub(recent.first).and_then(|known| usize::try_from(known).ok()) else {
+            return News::Everything;
+        };
+        News::Changes(recent.log.iter().skip(known).map(|logged| logged.change.clone()).collect())
+    }
+}
