@@ -189,7 +189,7 @@ pub trait Directory: Send + Sync {
     fn revoked_tokens(&self) -> BoxFuture<'_, Result<Vec<(TokenHash, Timestamp)>, StoreError>>;
     /// Returns the changes after a sequence number, oldest first, at most 10,000.
     fn changes(&self, after: i64) -> BoxFuture<'_, Result<Changes, StoreError>>;
-    /// Returns the changes made in the last 20 min (twice as long as any cache keeps a caller), and where to go on.
+    /// Returns the last changes, oldest first, at most 10,000: nothing has come after them.
     fn recent_changes(&self) -> BoxFuture<'_, Result<Changes, StoreError>>;
 }
 

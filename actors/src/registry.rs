@@ -7,7 +7,8 @@
 //! - Every snapshot is one transaction's read of the store, filtered by what configuration allows.
 //! - Polls never overlap. One begins [`POLL_INTERVAL`] after the one before began, later while the store is down.
 //! - The feed's start is read before revocations and catalog, so that no change falls between them.
-//! - The feed says «fresh» only while polls succeed. After an outage of [`MAX_GAP`], or when the store's sequence went
+//! - The feed says «fresh» only while polls succeed and reach the last change. The first read does: of more changes than
+//!   one poll returns it brings the youngest. After an outage of [`MAX_GAP`], or when the store's sequence went
 //!   backwards (a restored backup), everything is read again and every cache forgets everything.
 //! - A catalog change is retried until it has been read; requests go on with the snapshot they hold.
 //! - What the catalog doesn't have may be asked for anew ([`CatalogHandle::ask_refresh`]): askers share one read, and the
@@ -41,7 +42,7 @@ pub const MAX_PAUSE: Duration = Duration::from_secs(1);
 pub const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the store may take for one read.
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(5);
-/// An outage after which everything is read anew: half of what the store remembers for certain.
+/// An outage after which everything is read anew: half of what the feed remembers.
 pub const MAX_GAP: Duration = Duration::from_secs(10 * 60);
 
 /// Which part of the store's catalog this process offers.

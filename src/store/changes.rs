@@ -25,8 +25,6 @@ use super::{
 
 /// The most changes that one poll returns.
 const POLLED: i64 = 10_000;
-/// Changes younger than this are recent: twice as long as any cache keeps a caller.
-const RECENT_MICROS: i64 = 20 * 60 * 1_000_000;
 /// Changes older than this are dropped …
 const KEPT_MICROS: i64 = 24 * 3600 * 1_000_000;
 /// … by whoever makes the next one, of the oldest so many.
@@ -125,18 +123,12 @@ pub(super) async fn after(link: &mut Link, after: i64) -> Result<Changes, Fault>
     Ok(Changes { asked, ..read(rows, (after, asked)) })
 }
 
-/// Returns the recent changes, and where to go on. Several statements: belongs in a snapshot.
+/// Returns the youngest changes, oldest first. Several statements: belongs in a snapshot.
 pub(super) async fn recent(link: &mut Link) -> Result<Changes, Fault> {
     let last = last(link).await?;
-    let made = changes::table.filter(changes::seq.eq(last)).select(changes::at);
-    let mark = link.find(made).await?.unwrap_or(0);
-    let since = link.now().await? - RECENT_MICROS;
-    let rows: Vec<Row> =
-        link.load(changes::table.filter(changes::at.gt(since)).order(changes::seq).limit(POLLED)).await?;
-    // Where there are more than one poll returns, the next one goes on behind the last of these.
-    let whole = i64::try_from(rows.len()).is_ok_and(|found| found < POLLED);
-    let changes = read(rows, (last, mark));
-    Ok(if whole { Changes { last, mark, ..changes } } else { changes })
+    let mut rows: Vec<Row> = link.load(changes::table.order(changes::seq.desc()).limit(POLLED)).await?;
+    rows.reverse();
+    Ok(read(rows, (last, 0)))
 }
 
 /// Number, kind, subject, end, and when it was made.

@@ -131,7 +131,6 @@ impl ModelRegistry {
         }
         self.mark = changes.mark;
         self.feed.apply(&changes, asked_at);
-        self.succeed(asked_at);
         if changes.items.iter().any(|(_, change)| *change == Change::Catalog) {
             self.dirty = true;
             // A read that is under way may have begun before the change; the next tick reads again.
@@ -139,8 +138,12 @@ impl ModelRegistry {
                 self.read(ctx);
             }
         }
-        // A full page: there are more, and none may wait for the next tick.
-        if changes.items.len() >= MAX_LOG { self.tick(ctx) } else { self.schedule(asked_at, POLL_INTERVAL, ctx) }
+        // A full page: there are more. None may wait for the next tick, and as long as one is missing nothing is fresh.
+        if changes.items.len() >= MAX_LOG {
+            return self.tick(ctx);
+        }
+        self.succeed(asked_at);
+        self.schedule(asked_at, POLL_INTERVAL, ctx);
     }
 
     /// Reads everything anew.

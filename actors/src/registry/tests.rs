@@ -170,6 +170,28 @@ fn a_store_that_was_away_is_caught_up_with() {
 }
 
 #[test]
+fn between_two_pages_the_feed_is_not_fresh() {
+    on_paused_time(async {
+        let world = World::start();
+        world.handle.ask_ready().await.unwrap();
+        world.directory.polls.hold();
+        for _ in 0..15_000 {
+            world.directory.announce(Change::Catalog);
+        }
+        pass(Duration::from_millis(2_200)).await;
+        assert!(!world.handle.feed().is_fresh(world.now()), "the poll under way has begun 1.7 s ago");
+        world.directory.polls.break_next();
+        world.directory.polls.release();
+        pass(Duration::from_millis(1)).await;
+        assert_eq!(world.handle.feed().last(), 10_000, "the second page could not be read");
+        assert!(!world.handle.feed().is_fresh(world.now()), "what is on it isn't known");
+        pass(MAX_PAUSE).await;
+        assert_eq!(world.handle.feed().last(), 15_000);
+        assert!(world.handle.feed().is_fresh(world.now()));
+    });
+}
+
+#[test]
 fn after_a_long_outage_everything_is_read_anew() {
     on_paused_time(async {
         let world = World::start();

@@ -289,14 +289,21 @@ async fn recent_changes_say_where_to_go_on(world: &World) {
     for id in ["a", "b", "c"] {
         store.provision(&user(id), None).await.unwrap();
     }
-    world.execute("UPDATE changes SET at = at - 1500000000 WHERE seq <= 2");
     let recent = store.recent_changes().await.unwrap();
-    let last = Position { seq: 3, at: recent.mark };
-    assert_eq!((recent.last, recent.items), (3, vec![(last, Change::User(user("c")))]));
-    world.execute("UPDATE changes SET at = at - 1500000000");
+    assert_eq!((recent.last, &recent.items), (3, &store.changes(0).await.unwrap().items));
+    // More than one poll returns: the youngest count, up to the last one.
+    world.execute(
+        "INSERT INTO changes (seq, kind, subject, at)
+         WITH RECURSIVE numbers (seq) AS (SELECT 4 UNION ALL SELECT seq + 1 FROM numbers WHERE seq < 10002)
+         SELECT numbers.seq, 3, '', changes.at FROM numbers, changes WHERE changes.seq = 3",
+    );
+    world.execute("UPDATE change_counter SET seq = 10002");
     let recent = store.recent_changes().await.unwrap();
-    assert_eq!((recent.last, recent.items.len()), (3, 0));
-    assert_eq!(store.changes(3).await.unwrap().last, 3);
+    let first = Position { seq: 3, at: recent.mark };
+    assert_eq!((recent.last, recent.items.len()), (10_002, 10_000));
+    assert_eq!(recent.items[0], (first, Change::User(user("c"))));
+    assert!(recent.items.is_sorted_by(|a, b| a.0.seq < b.0.seq));
+    assert_eq!(store.changes(10_002).await.unwrap().asked, recent.mark);
 }
 
 async fn old_changes_are_pruned(world: &World) {
