@@ -9,7 +9,8 @@
 //! # Invariants
 //! - No failure is anybody's but the cache's: each is a miss. What can't be read, or was written for another store, too.
 //! - Who reads a user's or a key's copy has to judge it by the state of the store (`as_of`) that is part of it. A value
-//!   without one, as former versions wrote it, can't be read.
+//!   without one, as former versions wrote it, can't be read. Nobody relies on the lifetimes: a server that stood still
+//!   counts them from when it goes on.
 //! - A call takes at most `timeout`. While there is no connection, or the breaker is open, it takes no time at all.
 //! - The connection is made, watched and made again by a task on the I/O runtime, so that it outlives the workers and no
 //!   request ever waits for it. The breaker opens after three failures in a row; that task looks after

@@ -8,14 +8,15 @@ use super::{AuthError, Ports};
 use crate::{
     domain::{CallerRecord, Role, Timestamp, TokenHash, UserId},
     metrics::AuthLevel,
-    ports::{StoreError, TokenError},
+    ports::{KeyRecord, StoreError, TokenError},
 };
 
 /// What API keys begin with.
 const KEY_PREFIX: &str = "hne_";
 /// How long a flight may take: a little longer than the 5 s that fetching signing keys or asking the store may take.
 const DEADLINE: Duration = Duration::from_secs(6);
-/// A key that ends sooner isn't put into the shared cache: its copy could outlive it there (600 s) and here (600 s).
+/// A key that ends sooner isn't put into the shared cache. Former versions, which may run beside this one, don't read the
+/// end that is in a copy: for them it could outlive the key there (600 s) and in their memory (600 s).
 const SHARED_KEY_LIFE: Duration = Duration::from_secs(1_200);
 
 /// Whose token it is, before anything is known of the user.
@@ -89,7 +90,7 @@ pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Ident
         // As with users: no copy is a reason to refuse.
         && !copy.revoked && ports.feed.trusts_key(key, &copy)
     {
-        return Ok(Identity { user: copy.user, source: Source::Key, expires_at: None, edition });
+        return of_key(copy, edition, ports.clock.wall());
     }
     let edition = ports.feed.edition();
     let record = ports.directory.key(key).await.map_err(|error| unavailable(&error))?.ok_or(AuthError::Invalid)?;
@@ -97,13 +98,18 @@ pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Ident
         return Err(AuthError::Revoked);
     }
     let now = ports.clock.wall();
-    if record.expires_at.is_some_and(|end| end <= now) {
-        return Err(AuthError::Expired);
-    }
     if record.expires_at.is_none_or(|end| end.since(now) > SHARED_KEY_LIFE) {
         ports.cache.post_key(key, &record);
     }
-    Ok(Identity { user: record.user, source: Source::Key, expires_at: record.expires_at, edition })
+    of_key(record, edition, now)
+}
+
+/// Identifies by a key that wasn't revoked, wherever that was read.
+fn of_key(KeyRecord { user, expires_at, .. }: KeyRecord, edition: u64, now: Timestamp) -> Result<Identity, AuthError> {
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(AuthError::Expired);
+    }
+    Ok(Identity { user, source: Source::Key, expires_at, edition })
 }
 
 /// Finds a user: in the shared cache if its copy can be trusted, else in the store.

@@ -116,6 +116,21 @@ async fn a_copy_that_knows_more_than_the_feed_is_ignored() {
     assert_eq!(world.ask("alice").await.unwrap().role, Role::User);
 }
 
+/// As from a server that stood still with the write before it, until the change is long forgotten.
+#[actix_rt::test]
+async fn a_copy_that_comes_late_is_ignored() {
+    let world = World::start();
+    let late = world.directory.user("alice").unwrap();
+    world.directory.set_user(CallerRecord { disabled: true, ..caller(7, "alice") });
+    world.poll().await;
+    world.clock.advance(crate::registry::KEEP);
+    world.feed.prune(world.clock.now(), world.clock.wall());
+    world.poll().await;
+    world.knows("alice", FakeVerifier::claims("alice"));
+    world.cache.post_caller(&late);
+    assert_eq!(world.ask("alice").await, Err(AuthError::Disabled));
+}
+
 #[actix_rt::test]
 async fn without_a_fresh_feed_the_store_is_asked() {
     let world = World::start();

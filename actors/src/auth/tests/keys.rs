@@ -90,6 +90,28 @@ async fn a_key_ends_when_it_says() {
     assert_eq!(world.ask(KEY).await, Err(AuthError::Expired));
 }
 
+/// The copy may be older than it should be there.
+#[actix_rt::test]
+async fn a_key_in_the_shared_cache_ends_when_it_says() {
+    let world = World::start();
+    world.poll().await;
+    let (as_of, end) = (world.directory.position(), ManualClock::START.plus(Duration::from_secs(100)));
+    world.directory.set_key(TokenHash::of(KEY), KeyRecord { expires_at: Some(end), ..record() });
+    let copy = KeyRecord { expires_at: Some(end), as_of, ..record() };
+    world.cache.post_key(&TokenHash::of(KEY), &copy);
+    world.ask(KEY).await.unwrap();
+    assert_eq!(world.directory.keys.calls(), 0);
+    world.clock.advance(Duration::from_secs(100));
+    world.feed.renew(world.clock.now());
+    assert_eq!(world.ask(KEY).await, Err(AuthError::Expired), "remembered");
+    let world = World::start();
+    world.clock.advance(Duration::from_secs(100));
+    world.poll().await;
+    world.cache.post_key(&TokenHash::of(KEY), &copy);
+    world.directory.set_key(TokenHash::of(KEY), KeyRecord { expires_at: Some(end), ..record() });
+    assert_eq!(world.ask(KEY).await, Err(AuthError::Expired), "cold");
+}
+
 #[actix_rt::test]
 async fn a_change_that_overtakes_a_keys_look_up_makes_it_fly_again() {
     let world = with_key(record());
