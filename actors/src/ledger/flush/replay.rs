@@ -9,10 +9,9 @@ use super::Flusher;
 use crate::quota::Accounts;
 
 /// How far that has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replay {
     /// Nothing is to be applied again.
-    #[default]
     None,
     /// The store seems to be put back.
     Noticed,

@@ -251,3 +251,38 @@ impl Drop for Writer {
         self.bell.wanted();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Amounts, ClassId, ModelKey, Outcome, Portion, UserKey, WindowKind};
+
+    #[test]
+    fn the_table_of_open_entries_is_given_back() {
+        const MANY: usize = 10 * KEPT_OPEN;
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { store: Uuid::nil(), instance: Uuid::nil() };
+        let (bell, _heard) = Bell::new();
+        let layout = Layout::of_slots(4 * MANY as u64);
+        let mut writer = Writer::create(folder.path(), owner, layout, bell, Timestamp(0)).unwrap();
+        let posting = || Posting {
+            id: Uuid::new_v4(),
+            user: UserKey(1),
+            class: ClassId(1),
+            model: ModelKey(1),
+            opened_at: Timestamp(0),
+            settled_at: Timestamp(0),
+            outcome: Outcome::Interrupted,
+            estimated: false,
+            amounts: Amounts::ZERO,
+            window: WindowKind::Day,
+            leased: Portion::ZERO,
+        };
+        let entries: Vec<_> = (0..MANY).map(|_| writer.open(posting(), Timestamp(0)).unwrap()).collect();
+        assert!(writer.open.capacity() >= MANY);
+        for entry in entries {
+            writer.release(entry).unwrap();
+        }
+        assert!(writer.open.capacity() < 2 * KEPT_OPEN, "{}", writer.open.capacity());
+    }
+}

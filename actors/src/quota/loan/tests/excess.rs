@@ -69,3 +69,12 @@ fn what_the_store_knew_before_it_was_told_refuses_nobody() {
     held.arrived(tokens(50));
     assert_eq!(held.verdict(Dimension::Tokens, now), Verdict::Ask);
 }
+
+#[test]
+fn demand_that_comes_late_throws_no_minute_away() {
+    let (mut held, ..) = asking(ManualClock::new().now());
+    for (asked, second) in [(5, 59), (7, 60), (2, 59)] {
+        held.demand(tokens(asked), second);
+    }
+    assert_eq!((held.loan.demand.before, held.loan.demand.now), (tokens(5), tokens(9)));
+}
