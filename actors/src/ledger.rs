@@ -242,7 +242,7 @@ impl UsageLedger {
 
     /// Lets the store rest, the longer the more often it failed.
     fn rest(&mut self, error: &FlushError) {
-        self.backoff = (self.backoff * 2).clamp(self.config.flush_interval, MAX_BACKOFF);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF).max(self.config.flush_interval);
         self.not_before = self.ports.clock.now() + self.backoff;
         tracing::warn!(target: "ledger", %error, rows = self.shelf.lag_rows(), "postings wait for the store");
     }

@@ -1,12 +1,21 @@
 //! What is kept and what is dropped, and how service goes on after a fault.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
+
+use uuid::Uuid;
 
 use super::{
     damage::block_on,
-    world::{World, folder, keeping, reserved, settled},
+    world::{OWNER, World, folder, keeping, reserved, settled},
 };
-use crate::ledger::{Fsync, JournalConfig, journal::keeper};
+use crate::{
+    domain::Timestamp,
+    ledger::{Config, Fsync, JournalConfig, Place, Ports, UsageLedger, journal::keeper},
+    metrics::Metrics,
+    quota::Accounts,
+    registry::{self, CatalogHandle},
+    testing::{FakeCache, FakeCatalog, FakeDirectory, FakeLedger, ManualClock},
+};
 
 const SLOTS: u64 = 16;
 
@@ -228,4 +237,36 @@ fn each_journal_gets_its_turn() {
         assert_eq!((world.flush().await.unwrap(), world.flush().await.unwrap()), (Some(2), Some(2)));
         assert!(world.store.rows().contains(&settled(5)), "the second journal waits for the first");
     });
+}
+
+#[actix_rt::test]
+async fn the_store_may_be_away_however_seldom_is_flushed() {
+    let (root, store, clock) = (folder(), Arc::new(FakeLedger::default()), Arc::new(ManualClock::new()));
+    let (here, metrics) = (actix_rt::Arbiter::current(), Metrics::new("test", Timestamp(0)).unwrap());
+    let catalog = registry::Ports {
+        catalog: Arc::new(FakeCatalog::default()),
+        directory: Arc::new(FakeDirectory::default()),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
+    let offered = registry::Config { keep: Arc::new(|_| true), pass_through: None };
+    let ports = Ports {
+        store: store.clone(),
+        accounts: Arc::new(Accounts::new(store.clone(), OWNER.instance, 1_000, clock.clone())),
+        cache: Arc::new(FakeCache::default()),
+        catalog: CatalogHandle::start(&here, offered, catalog),
+        metrics,
+        clock,
+        set_clock: Arc::new(|_, _| {}),
+    };
+    let config = Config { flush_interval: Duration::from_secs(60), flush_postings: 5_000 };
+    let place =
+        Place { journal: dropping(), folder: root.path().to_owned(), owner: OWNER, process: Uuid::from_u128(9) };
+    let ledger = UsageLedger::start(config, place, ports, &here).unwrap();
+    drop(ledger.open_books().open(reserved(0)).unwrap().settle(settled(0)).unwrap());
+    store.applies.set_down(true);
+    assert_eq!(ledger.ask_close(Duration::from_millis(100)).await, 1);
+    assert_eq!(store.applies.calls(), 1);
+    store.applies.set_down(false);
+    assert_eq!(ledger.ask_close(Duration::from_secs(10)).await, 0);
 }
