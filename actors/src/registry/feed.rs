@@ -34,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use history::History;
 pub use reader::{News, Reader};
@@ -76,7 +76,6 @@ pub struct Feed {
     fresh_until: AtomicU64,
     origin: Instant,
     recent: RwLock<Recent>,
-    bell: watch::Sender<u64>,
     recalled: Notify,
 }
 
@@ -136,7 +135,6 @@ impl Feed {
             fresh_until: AtomicU64::new(0),
             origin: now,
             recent: RwLock::default(),
-            bell: watch::Sender::new(0),
             recalled: Notify::new(),
         })
     }
@@ -144,7 +142,7 @@ impl Feed {
     /// Returns a reader that has seen everything up to now: for a cache that is still empty.
     #[must_use]
     pub fn reader(self: &Arc<Self>) -> Reader {
-        Reader { seen: self.edition(), bell: self.bell.subscribe(), feed: Arc::clone(self) }
+        Reader { seen: self.edition(), feed: Arc::clone(self) }
     }
 
     /// Starts afresh with what the store says now; every reader forgets everything.
@@ -262,11 +260,9 @@ impl Feed {
     }
 
     fn publish(&self, recent: RwLockWriteGuard<'_, Recent>) {
-        let next = recent.next;
         let recalled = recent.recalls != Recalls::default();
-        self.edition.store(next, Ordering::Release);
+        self.edition.store(recent.next, Ordering::Release);
         drop(recent);
-        self.bell.send_replace(next);
         if recalled {
             self.recalled.notify_one();
         }

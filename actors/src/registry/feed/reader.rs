@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::Feed;
 use crate::ports::Change;
 
@@ -23,7 +21,6 @@ pub enum News {
 pub struct Reader {
     pub(super) feed: Arc<Feed>,
     pub(super) seen: u64,
-    pub(super) bell: watch::Receiver<u64>,
 }
 
 impl Reader {
@@ -31,16 +28,6 @@ impl Reader {
     #[inline]
     pub fn news(&mut self) -> News {
         if self.feed.edition() == self.seen { News::Nothing } else { self.catch_up() }
-    }
-
-    /// Waits until there are news; for caches that act without being asked.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost: [`Reader::news`] goes by its own number.
-    pub async fn changed(&mut self) {
-        let seen = self.seen;
-        // The feed can't be gone: this reader holds it.
-        drop(self.bell.wait_for(|edition| *edition != seen).await);
     }
 
     #[cold]

@@ -145,15 +145,3 @@ fn freshness_is_counted_from_the_beginning_of_a_poll() {
     clock.advance(Duration::from_millis(500));
     assert!(!feed.is_fresh(clock.now()));
 }
-
-#[actix_rt::test]
-async fn a_reader_can_wait_for_news() {
-    let clock = ManualClock::new();
-    let feed = Feed::new(clock.now());
-    let mut reader = feed.reader();
-    futures_util::join!(reader.changed(), async {
-        tokio::task::yield_now().await;
-        feed.apply(&changes(vec![(1, Change::Catalog)]), clock.now());
-    });
-    assert_eq!(reader.news(), News::Changes(vec![Change::Catalog]));
-}
