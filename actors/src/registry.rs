@@ -24,7 +24,7 @@ mod feed;
 use std::{fmt, sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, Context};
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 
 use crate::{
     domain::{Catalog, Model},
@@ -101,12 +101,6 @@ impl CatalogHandle {
     #[must_use]
     pub fn current(&self) -> Arc<Catalog> {
         self.catalog.load_full()
-    }
-
-    /// Borrows the latest snapshot for a look-up or two, without counting a reference. Not to be held across an await.
-    #[must_use]
-    pub fn peek(&self) -> Guard<Arc<Catalog>> {
-        self.catalog.load()
     }
 
     /// Returns the change feed, for caches to follow.

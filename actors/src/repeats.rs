@@ -196,8 +196,8 @@ impl Repeats {
     }
 
     /// Returns how many bytes of memory the frames that are kept take.
-    #[must_use]
-    pub fn kept_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn kept_bytes(&self) -> usize {
         self.room.taken.load(Ordering::Acquire)
     }
 }

@@ -126,12 +126,6 @@ impl Window {
         };
         midnight(next.unwrap_or(Date::MAX))
     }
-
-    /// Says whether `now` lies in it.
-    #[must_use]
-    pub fn contains(self, now: Timestamp) -> bool {
-        self.start <= now && now < self.end()
-    }
 }
 
 fn midnight(date: Date) -> Timestamp {
@@ -157,7 +151,6 @@ mod tests {
             let window = kind.at(at(now));
             assert_eq!(window.start().to_rfc3339(), start);
             assert_eq!(window.end().to_rfc3339(), end);
-            assert!(window.contains(at(now)) && window.contains(window.start()) && !window.contains(window.end()));
             assert_eq!(kind.at(window.end()).start(), window.end());
         }
     }

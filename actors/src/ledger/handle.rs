@@ -41,18 +41,6 @@ impl LedgerHandle {
         Lag { rows: self.shelf.lag_rows(), age }
     }
 
-    /// Returns how many admitted requests haven't ended.
-    #[must_use]
-    pub fn open_entries(&self) -> usize {
-        self.shelf.open_entries()
-    }
-
-    /// Returns how many bytes the journals have.
-    #[must_use]
-    pub fn journal_bytes(&self) -> u64 {
-        self.shelf.bytes()
-    }
-
     /// Returns why usage can't be recorded now; `None` where it can.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

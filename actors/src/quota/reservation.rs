@@ -20,8 +20,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Amounts, ClassId, Limits, ModelKey, Nanodollars, Outcome, PlanLimit, Portion, Posting, Price, Timestamp,
-        UserKey, Window,
+        Amounts, Limits, ModelKey, Nanodollars, Outcome, PlanLimit, Portion, Posting, Price, Timestamp, UserKey, Window,
     },
     ledger::{Entry, Receipt, Unwritten},
     lock::lock,
@@ -104,12 +103,6 @@ impl Reservation {
     #[must_use]
     pub fn price(&self) -> Price {
         self.price
-    }
-
-    /// Returns the class in which it is held.
-    #[must_use]
-    pub fn class(&self) -> ClassId {
-        self.against.line.class
     }
 
     fn limits(&self) -> &Limits {
@@ -233,6 +226,7 @@ impl Reservation {
             })
         })?
     }
+
     /// Returns what is to be waited for before a provider is contacted.
     #[must_use]
     pub fn receipt(&self) -> Option<Receipt> {

@@ -95,7 +95,7 @@ fn the_first_snapshot_is_there_when_it_is_ready() {
         assert!(world.has("vendor/other"), "passed through");
         assert!(!world.has("vendor/dear"), "it has a class and a price");
         assert!(world.handle.feed().is_fresh(world.now()));
-        assert_eq!(world.handle.peek().class_name(ClassId(1)), "basic");
+        assert_eq!(world.handle.current().class_name(ClassId(1)), "basic");
     });
 }
 

@@ -62,12 +62,6 @@ impl Ticket {
         &mut self.outcome
     }
 
-    /// Returns the model that answers.
-    #[must_use]
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
-    }
-
     /// Returns its reservation.
     pub fn reservation(&self) -> &Reservation {
         &self.reservation
