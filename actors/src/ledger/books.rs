@@ -47,7 +47,6 @@ impl Books {
         match writer.open(posting, now) {
             Ok(number) => {
                 let live = Arc::clone(writer.live());
-                shelf.open.fetch_add(1, Ordering::AcqRel);
                 Some(Entry { books: Some(self.clone()), live, number })
             }
             Err(Refused::Full) => {
@@ -131,9 +130,7 @@ impl Entry {
         books: &Books,
         write: impl FnOnce(&mut Writer, u64) -> Result<u64, Unwritten>,
     ) -> Result<u64, Unwritten> {
-        let Book { writer, shelf } = &*books.0;
-        shelf.open.fetch_sub(1, Ordering::AcqRel);
-        let mut slot = lock(writer);
+        let mut slot = lock(&books.0.writer);
         // Another journal may have been begun since.
         let writer = slot.as_mut().filter(|writer| Arc::ptr_eq(writer.live(), &self.live)).ok_or(Unwritten)?;
         let ended = write(writer, self.number);

@@ -85,7 +85,6 @@ pub struct Shelf {
     applied: Mutex<HashMap<Uuid, Applied>>,
     pub(super) flush_postings: usize,
     pub(super) settled: AtomicUsize,
-    pub(super) open: AtomicUsize,
     pub(super) oldest: AtomicI64,
     pub(super) poke: Notify,
     pub(super) stopped: OnceLock<String>,
@@ -140,7 +139,6 @@ impl Shelf {
             applied: Mutex::default(),
             flush_postings,
             settled: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
             oldest: AtomicI64::new(i64::MAX),
             poke: Notify::new(),
             stopped: OnceLock::new(),
@@ -299,9 +297,10 @@ impl Shelf {
     }
 
     /// Returns how many entries are open: admitted requests that haven't ended.
-    #[must_use]
-    pub fn open_entries(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+    #[cfg(test)]
+    pub(crate) fn open_entries(&self) -> usize {
+        let open = |book: Arc<Book>| lock(&book.writer).as_ref().map_or(0, Writer::open_entries);
+        lock(&self.books).iter().filter_map(Weak::upgrade).map(open).sum()
     }
 
     /// Returns why usage can't be recorded now; `None` where it can.

@@ -143,6 +143,12 @@ impl Writer {
         &self.live
     }
 
+    /// Returns how many entries are open.
+    #[cfg(test)]
+    pub(in crate::ledger) fn open_entries(&self) -> usize {
+        self.open.len()
+    }
+
     /// Records that a request is admitted, with the row that it will have if nothing else is heard of it. Returns the
     /// entry's number; the record is in the file.
     pub(in crate::ledger) fn open(&mut self, posting: Posting, now: Timestamp) -> Result<u64, Refused> {
