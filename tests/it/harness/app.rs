@@ -40,7 +40,6 @@ pub(crate) enum Database {
 /// Says how an app is to be.
 pub(crate) struct AppBuilder {
     database: Database,
-    database_url: Option<String>,
     variables: BTreeMap<String, String>,
     mock: Options,
 }
@@ -52,10 +51,11 @@ impl AppBuilder {
         self
     }
 
-    /// Puts the app on a database that the test has made itself.
-    pub(crate) fn database_url(mut self, url: impl Into<String>) -> Self {
-        self.database_url = Some(url.into());
-        self
+    /// Puts the app on a server that the test takes away, and has it wait for that no longer than `patience`.
+    pub(crate) fn losing(self, server: &servers::Postgres, patience: &str) -> Self {
+        self.env("DATABASE_URL", server.fresh_database())
+            .env("HNE__DATABASE__STATEMENT_TIMEOUT", patience)
+            .env("HNE__DATABASE__CONNECT_TIMEOUT", patience)
     }
 
     /// Gives the app the private Redis, under a prefix of its own.
@@ -68,8 +68,7 @@ impl AppBuilder {
     pub(crate) fn start(mut self) -> TestApp {
         let mock = MockProvider::start(std::mem::take(&mut self.mock)).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let given = self.database_url.take().or_else(|| self.variables.get("DATABASE_URL").cloned());
-        let database_url = given.unwrap_or_else(|| match self.database {
+        let database_url = self.variables.get("DATABASE_URL").cloned().unwrap_or_else(|| match self.database {
             Database::Postgres => servers::postgres().fresh_database(),
             Database::Sqlite => format!("sqlite://{}", folder.path().join("test.db").display()),
         });
@@ -188,7 +187,7 @@ impl TestApp {
     /// Says how an app on this database is to be.
     pub(crate) fn on(database: Database) -> AppBuilder {
         let mock = Options { api_key: Some(PROVIDER_KEY.to_owned()), ..Options::default() };
-        AppBuilder { database, database_url: None, variables: BTreeMap::new(), mock }
+        AppBuilder { database, variables: BTreeMap::new(), mock }
     }
 
     /// Starts an app on PostgreSQL, with everything else as it is by default.

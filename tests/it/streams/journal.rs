@@ -102,9 +102,7 @@ fn a_full_journal_refuses_until_the_database_is_back() {
     const MOST: u64 = 1 << 20;
     let server = Postgres::start();
     let app = TestApp::on(Database::Postgres)
-        .database_url(server.fresh_database())
-        .env("HNE__DATABASE__STATEMENT_TIMEOUT", "300ms")
-        .env("HNE__DATABASE__CONNECT_TIMEOUT", "300ms")
+        .losing(&server, "300ms")
         .env("HNE__JOURNAL__MAX_BYTES", MOST.to_string())
         .env("HNE__JOURNAL__SEGMENT_BYTES", (64 << 10).to_string())
         .start();

@@ -24,11 +24,7 @@ pub(super) async fn serve(client: &Client, count: usize) {
 
 fn an_outage(begin: fn(&Postgres), end: fn(&Postgres)) {
     let server = Postgres::start();
-    let app = TestApp::on(Database::Postgres)
-        .database_url(server.fresh_database())
-        .env("HNE__DATABASE__STATEMENT_TIMEOUT", "1s")
-        .env("HNE__DATABASE__CONNECT_TIMEOUT", "1s")
-        .start();
+    let app = TestApp::on(Database::Postgres).losing(&server, "1s").start();
     let warm = caller(&app, "warm");
     run(async {
         app.wait_for_changes().await;
@@ -68,7 +64,7 @@ fn a_lost_acknowledgement_doubles_nothing() {
     let target = SocketAddr::from(([127, 0, 0, 1], server.port()));
     let proxy = ChaosProxy::start(target).unwrap();
     let url = server.fresh_database().replace(&target.to_string(), &proxy.addr().to_string());
-    let app = TestApp::on(Database::Postgres).database_url(url).start();
+    let app = TestApp::on(Database::Postgres).env("DATABASE_URL", url).start();
     let client = caller(&app, "ann");
     run(async {
         serve(&client, 1).await;

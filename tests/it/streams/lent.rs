@@ -35,11 +35,7 @@ fn a_stream_goes_on_with_what_another_instance_holds_unspent() {
 #[test]
 fn where_the_store_is_away_nobody_is_told_that_the_quota_is_used_up() {
     let server = Postgres::start();
-    let app = TestApp::on(Database::Postgres)
-        .database_url(server.fresh_database())
-        .env("HNE__DATABASE__STATEMENT_TIMEOUT", "300ms")
-        .env("HNE__DATABASE__CONNECT_TIMEOUT", "300ms")
-        .start();
+    let app = TestApp::on(Database::Postgres).losing(&server, "300ms").start();
     app.cli(&["plan", "set", "small", "basic", "--window", "day", "--tokens", "20000"]);
     app.user("ann", "small");
     let held = format!("mock/chat+usage-none+frames-{FRAMES}+hold-after-3");
