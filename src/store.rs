@@ -98,7 +98,7 @@ const LOOKUPS: usize = 4;
 const KEY_LOOKUPS: usize = 2;
 const ADDITIONS: usize = 2;
 
-/// Where the store is and how it is connected to: `[database]`.
+/// Where the store is and how it is connected to: `[database]`, whose ranges `config` checks.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -118,32 +118,6 @@ pub struct Config {
     /// The longest that one call may take: 100 ms to 10 min.
     #[serde(with = "humantime_serde")]
     pub statement_timeout: Duration,
-}
-
-impl Config {
-    /// Checks everything that can be checked without connecting.
-    ///
-    /// # Errors
-    /// A sentence that names the key and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
-        url::parse(self.url.expose_secret()).map_err(|why| format!("database.url: {why}"))?;
-        if let Some(replica) = &self.replica_url {
-            url::parse(replica.expose_secret()).map_err(|why| format!("database.replica_url: {why}"))?;
-        }
-        if !(1..=1000).contains(&self.pool_max) {
-            return Err(format!("database.pool_max is a number from 1 to 1000, not {}", self.pool_max));
-        }
-        for (key, value) in [
-            ("idle_timeout", self.idle_timeout),
-            ("connect_timeout", self.connect_timeout),
-            ("statement_timeout", self.statement_timeout),
-        ] {
-            if value < Duration::from_millis(100) {
-                return Err(format!("database.{key} is at least 100ms, not {value:?}"));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Checks a database's URL, and the files that it names, as far as that goes without connecting.
@@ -190,8 +164,8 @@ impl Store {
     /// migrated.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] for a configuration that [`Config::check`] refuses, [`StoreError::Unavailable`] within
-    /// `connect_timeout` if the database can't be reached.
+    /// [`StoreError::Refused`] for a URL that [`check_url`] refuses, [`StoreError::Unavailable`] within `connect_timeout`
+    /// if the database can't be reached.
     pub async fn connect(config: &Config, io: &IoHandle) -> Result<Self, StoreError> {
         Self::open(config, io, true).await
     }
@@ -208,7 +182,6 @@ impl Store {
     }
 
     async fn open(config: &Config, io: &IoHandle, makes: bool) -> Result<Self, StoreError> {
-        config.check().map_err(StoreError::Refused)?;
         let config = config.clone();
         let opening = io.clone();
         let inner = io.run(async move { open(&config, opening, makes) }).await.map_err(|gone| no_answer(&gone))?;

@@ -46,16 +46,13 @@ fn a_server_that_is_silent_is_given_up() {
 }
 
 #[test]
-fn a_configuration_is_refused_with_a_sentence() {
+fn a_url_is_refused_with_a_sentence() {
     let good = config("postgres://u:hunter2@127.0.0.1:1/d");
     assert!(!format!("{good:?}").contains("hunter2"));
-    good.check().unwrap();
     for (config, key) in [
-        (Config { url: "mysql://u:hunter2@h/d".into(), ..good.clone() }, "database.url"),
+        (Config { url: "mysql://u:hunter2@h/d".into(), ..good.clone() }, "postgres://"),
         (Config { url: "postgres://h/d?schema=x".into(), ..good.clone() }, "`schema`"),
-        (Config { replica_url: Some("u:hunter2@h".into()), ..good.clone() }, "database.replica_url"),
-        (Config { pool_max: 0, ..good.clone() }, "database.pool_max"),
-        (Config { idle_timeout: Duration::ZERO, ..good.clone() }, "database.idle_timeout"),
+        (Config { replica_url: Some("u:hunter2@h".into()), ..good.clone() }, "postgres://"),
     ] {
         let why = connect(&config).unwrap_err().to_string();
         assert!(why.contains(key) && !why.contains("hunter2"), "{why}");
