@@ -29,27 +29,21 @@ impl DataFolder {
     /// # Errors
     /// [`BootError::Unavailable`], with what to do: somebody serves from it, or it can't be written.
     pub fn claim(folder: &Path) -> Result<Self, BootError> {
-        let shown = folder.display();
-        let unwritable = |error: io::Error| {
-            BootError::Unavailable(format!(
-                "The data folder {shown} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to."
-            ))
-        };
+        let unwritable = |error| unwritable(folder, &error);
         private::make_folder(folder).map_err(unwritable)?;
         let options = private::file().read(true).write(true).create(true).truncate(false).open(folder.join(IDENTITY));
         let mut file = options.map_err(unwritable)?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => BootError::Unavailable(format!(
-                "Another process serves from the data folder {shown}: give each its own by HNE_DATA_DIR."
+                "Another process serves from the data folder {}: give each its own by HNE_DATA_DIR.",
+                folder.display()
             )),
             TryLockError::Error(error) => unwritable(error),
         })?;
         let instance = identity(&mut file).map_err(unwritable)?;
         Ok(Self { instance, _lock: file })
     }
-}
 
-impl DataFolder {
     /// Returns the instance's id without taking the folder; `None` where nobody has served from it.
     #[must_use]
     pub fn peek(folder: &Path) -> Option<Uuid> {
@@ -80,12 +74,14 @@ fn identity(file: &mut File) -> io::Result<Uuid> {
 /// # Errors
 /// [`BootError::Unavailable`], with what to do.
 pub fn prepare_folder(folder: &Path) -> Result<(), BootError> {
-    try_out(folder).map_err(|error| {
-        let folder = folder.display();
-        BootError::Unavailable(format!(
-            "The data folder {folder} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to."
-        ))
-    })
+    try_out(folder).map_err(|error| unwritable(folder, &error))
+}
+
+fn unwritable(folder: &Path, error: &io::Error) -> BootError {
+    let folder = folder.display();
+    BootError::Unavailable(format!(
+        "The data folder {folder} can't be written ({error}): set HNE_DATA_DIR, or give this user the right to."
+    ))
 }
 
 fn try_out(folder: &Path) -> io::Result<()> {
