@@ -227,7 +227,7 @@ impl Accounts {
     }
 
     pub(super) fn shard(&self, user: UserKey) -> &Mutex<HashMap<UserKey, Arc<UserState>>> {
-        let index = usize::try_from(user.0.rem_euclid(16)).unwrap_or(0);
+        let index = usize::try_from(user.0).unwrap_or(0) % SHARDS;
         self.shards.get(index).unwrap_or(&self.shards[0])
     }
 
