@@ -1,8 +1,8 @@
 //! The providers, as a worker speaks to them.
 //!
 //! One [`Providers`] on each worker thread: a provider's connections belong to the thread that opened them. HTTP
-//! providers are spoken to over HTTP/1.1, on connections that awc opens; the simulator answers in process. Hosts, credentials and headers come
-//! from configuration only; of the caller's request the body and two labels are handed on.
+//! providers are spoken to over HTTP/1.1, on connections that awc opens; the simulator answers in process. Hosts,
+//! credentials and headers come from configuration only; of the caller's request the body and two labels are handed on.
 
 mod exchange;
 mod head;

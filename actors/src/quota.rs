@@ -35,6 +35,7 @@ use serde::Deserialize;
 
 pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
+pub use asking::Lack;
 pub use meter::Meter;
 pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
@@ -45,7 +46,6 @@ use crate::{
     ports::Clock,
 };
 use accounts::UserState;
-pub use asking::Lack;
 use asking::{Asking, Attempt, lend};
 
 /// How limits are held: `[quota]`.

@@ -1,8 +1,8 @@
 //! UpstreamStream: one request's life at a provider.
 //!
 //! One actor for each request, on its worker's thread: it opens the provider (retries and fallbacks before the first
-//! frame only, where neither budget nor breaker forbids), watches the deadlines and sends keep-alives. The answer's bytes don't pass through its mailbox: the
-//! response body pulls them through the [`Relay`], which both share.
+//! frame only, where neither budget nor breaker forbids), watches the deadlines and sends keep-alives. The answer's bytes
+//! don't pass through its mailbox: the response body pulls them through the [`Relay`], which both share.
 //!
 //! connecting → waiting for the first frame → relaying → ended, with one exit that settles the reservation and finishes
 //! the [`RequestOutcome`](crate::outcome::RequestOutcome); see `relay`.

@@ -9,7 +9,10 @@ mod tests;
 
 use std::{borrow::Cow, fmt, ops::Range};
 
-use actors::{domain::Model, domain::ModelId, stream::RequestBody};
+use actors::{
+    domain::{ErrorCode, Model, ModelId},
+    stream::RequestBody,
+};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
@@ -18,7 +21,6 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
-use actors::domain::ErrorCode;
 
 /// Fields that would choose other models, or cost, behind the quota's back.
 const FORBIDDEN: [&str; 4] = ["models", "route", "fallbacks", "plugins"];

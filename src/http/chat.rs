@@ -24,7 +24,7 @@ use actix_web::{
 use actors::{
     domain::{Catalog, ErrorCode},
     outcome::RequestOutcome,
-    repeats::{Beginning, Entered, Fingerprint, IdempotencyKey, Place, Reader},
+    repeats::{Beginning, Entered, Fingerprint, IdempotencyKey, Place},
     stream::{Failure, Head, Job, Relay, RequestBody, Ticket, UpstreamStream},
 };
 use bytes::Bytes;
@@ -149,7 +149,7 @@ impl Call {
         let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
         let timings = outcome.timings;
         let relay = self.open(admitted, outcome);
-        let mut reader: Reader = place.serve(relay, self.commit_after(&arrived), timings, standing);
+        let mut reader = place.serve(relay, self.commit_after(&arrived), timings, standing);
         match reader.beginning().await {
             Some(beginning) => {
                 begin(&beginning, StreamBody { frames: reader, catalog, joined: None, _slot: arrived.slot })

@@ -6,7 +6,6 @@ use actors::{
     domain::{AccountKey, Amounts, Limits, Portion, Timestamp, UserId, Window},
     ports::{LeaseKey, StoreError},
 };
-
 use uuid::Uuid;
 
 use super::{Store, catalog, fault::Fault, leases, link::Link, users};
