@@ -34,7 +34,7 @@ pub use auth::AuthConfig;
 pub use error::ConfigError;
 pub use models::{ModelConfig, ModelsConfig};
 pub use operation::{LogConfig, LogFormat, ShutdownConfig};
-pub use providers::{HttpKind, HttpProvider, Provider, SimulatorProvider};
+pub use providers::{HttpKind, HttpProvider, Provider, STEERING_FIELDS, SimulatorProvider};
 pub use secret::{ensure_secret, find_secret};
 pub use server::{Admission, ServerConfig};
 

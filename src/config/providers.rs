@@ -19,8 +19,8 @@ use super::{
     values::{self, is_plain_http_url, minutes},
 };
 
-/// Body fields that choose other models, or cost, behind the quota's back (API.md, «Request»).
-const STEERING_FIELDS: [&str; 4] = ["models", "route", "fallbacks", "plugins"];
+/// Body fields that choose other models, or cost, behind the quota's back.
+pub const STEERING_FIELDS: [&str; 4] = ["models", "route", "fallbacks", "plugins"];
 
 /// Headers that the service sets itself; a configuration can't.
 const OWN_HEADERS: [&str; 11] = [

@@ -21,9 +21,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
+use crate::config::STEERING_FIELDS;
 
-/// Fields that would choose other models, or cost, behind the quota's back.
-const FORBIDDEN: [&str; 4] = ["models", "route", "fallbacks", "plugins"];
 /// The most choices that a request may ask for, as OpenAI has it.
 const MAX_CHOICES: i64 = 128;
 /// More tokens than this are absurd (API.md, «What is charged»).
@@ -137,7 +136,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                         continue;
                     }
                     let known =
-                        Key::ALL.map(Key::name).into_iter().chain(FORBIDDEN).find(|known| is_alike(&name, known));
+                        Key::ALL.map(Key::name).into_iter().chain(STEERING_FIELDS).find(|known| is_alike(&name, known));
                     match known {
                         Some(forbidden) if forbidden == name => fields.forbidden.push(forbidden),
                         Some(known) => fields.alike = Some((name.into(), known)),
