@@ -4,7 +4,7 @@
 //! queue. Out: a [`Report`] when an admin asks, and the sampled gauges of [`Metrics`].
 //!
 //! Observations don't go through the mailbox: each message to another thread wakes that thread, and the wake-up costs the
-//! process more than all the counting (FACTS: 0.13 µs to post in bursts, 1 µs and a context switch to an idle actor). They
+//! process more than all the counting (0.13 µs to post in bursts, 1 µs and a context switch to an idle actor). They
 //! wait in the queue until the next tick, or until half of it is full and the actor is rung up; so they are counted up
 //! to half a second late, which slots of 5 s don't notice. A queue that is full refuses, and the report says how often.
 
@@ -51,7 +51,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// How often vitals are sampled and alerts evaluated.
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// When operators are alerted: `[alerts]`, the four rules of MISSION.md 9.
+/// When operators are alerted: `[alerts]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

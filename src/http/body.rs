@@ -25,7 +25,7 @@ use crate::config::STEERING_FIELDS;
 
 /// The most choices that a request may ask for, as OpenAI has it.
 const MAX_CHOICES: i64 = 128;
-/// More tokens than this are absurd (API.md, «What is charged»).
+/// More tokens than this are absurd.
 const MAX_TOKENS: i64 = 1 << 31;
 
 /// The keys that are looked at.

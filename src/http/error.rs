@@ -34,7 +34,7 @@ const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const MORE_THAN_REMAINS: &str =
     "This request needs more than what remains of your quota; shorten it, or wait until the quota resets.";
 
-/// The table of API.md: status, type, message.
+/// The table: status, type, message.
 const fn row(code: ErrorCode) -> (u16, &'static str, &'static str) {
     match code {
         ErrorCode::InvalidApiKey => {

@@ -29,7 +29,7 @@ use crate::harness::app::{DEADLINE, TestApp, chat, now, run, token};
 /// Where OpenAI's SDKs send chats. Here the status tells what happened.
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 
-/// A refusal, as API.md's table has it.
+/// A refusal, as the table of errors has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
     status: u16,

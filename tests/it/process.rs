@@ -1,4 +1,4 @@
-//! What DESIGN.md promises of the process: the real binary, with an empty environment, seen from outside.
+//! What is promised of the process: the real binary, with an empty environment, seen from outside.
 
 mod commands;
 mod doctor;

@@ -1,4 +1,4 @@
-//! Streams, what is charged, quota and the ledger, through the front door: API.md's «Streams» and «What is charged».
+//! Streams, what is charged, quota and the ledger, through the front door.
 //!
 //! Each caller of a test has a name of its own, so that rows of the books are told apart by it.
 

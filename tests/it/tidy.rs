@@ -1,4 +1,4 @@
-//! Keeps STYLE.md: who imports whom, sizes, documentation, where SQL stands.
+//! Keeps the style: who imports whom, sizes, documentation, where SQL stands.
 //!
 //! Every rule is a function of sources to findings, and is shown below to find what it is there for.
 #![expect(clippy::string_slice, reason = "every position was found in what it cuts")]

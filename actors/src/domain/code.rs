@@ -2,7 +2,7 @@
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a request was refused or broken off: the `code` of API.md's error table, and a label of metrics and logs.
+        /// Why a request was refused or broken off: the `code` that callers are told, and a label of metrics and logs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $($(#[$doc])* $variant,)*

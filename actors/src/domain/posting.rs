@@ -13,7 +13,7 @@ pub struct AccountKey {
     pub class: ClassId,
 }
 
-/// How an admitted request ended (API.md, «What is charged»).
+/// How an admitted request ended, which decides what is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// `[DONE]` or a `finish_reason` was seen.

@@ -42,7 +42,7 @@ pub struct Options {
     pub max_tokens: u32,
     /// How many choices the answer has.
     pub choices: u32,
-    /// Whether to take out what OpenAI's SDKs fail on (FACTS): `id:` and `retry:` lines, and events without data.
+    /// Whether to take out what OpenAI's SDKs fail on: `id:` and `retry:` lines, and events without data.
     pub sdk_safe: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct Piece {
 pub struct Watched {
     /// Frames of any kind, comments included.
     pub frames: u64,
-    /// Frames with data that is no error: once there is one, «the first frame» of API.md has come.
+    /// Frames with data that is no error: once there is one, the first frame has come.
     pub data_frames: u64,
     /// Frames with text of the model: content, reasoning, a refusal or arguments for a tool.
     pub content_frames: u64,

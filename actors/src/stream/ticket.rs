@@ -1,6 +1,6 @@
 //! What a running request owes: its reservation, its place, its record, and the rule by which it is charged.
 //!
-//! The rule is API.md's table «What is charged»; [`charge`] is that table.
+//! The rule is [`charge`]; the README's table of faults tells it from outside.
 
 use std::{
     sync::Arc,

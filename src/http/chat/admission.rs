@@ -45,7 +45,7 @@ pub(super) struct Admitted {
     pub(super) promise: (Permit, Reservation),
 }
 
-/// Takes a request in. The order of refusals is API.md's: authentication, body, and then those of [`admit`].
+/// Takes a request in. The order of refusals is promised: authentication, body, and then those of [`admit`].
 pub(super) async fn arrive(
     desk: &Rc<Desk>,
     request: &HttpRequest,

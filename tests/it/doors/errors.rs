@@ -1,4 +1,4 @@
-//! Every row of API.md's table of errors, from outside.
+//! Every row of the table of errors, from outside.
 
 use hne_load::client::Request;
 use serde_json::{Value, json};
