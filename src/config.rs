@@ -172,7 +172,7 @@ impl Config {
         engine::check_quota(&self.quota, problems);
         engine::check_stream(&self.stream, problems);
         engine::check_ledger(&self.ledger, problems);
-        engine::check_journal(&self.journal, problems);
+        engine::check_journal(&self.journal, self.server.worker_count(), problems);
         database::check_database(&self.database, problems);
         database::check_redis(&self.redis, problems);
         self.models.check(problems);

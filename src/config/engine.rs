@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{error::Problems, values::minutes};
+use super::{error::Problems, server::MAX_WORKERS, values::minutes};
 
 pub(super) fn check_quota(quota: &actors::quota::Config, problems: &mut Problems) {
     problems.within("quota.max_accounts", quota.max_accounts, 1..=100_000_000);
@@ -25,13 +25,23 @@ pub(super) fn check_ledger(ledger: &actors::ledger::Config, problems: &mut Probl
     problems.within("ledger.flush_postings", ledger.flush_postings, 1..=100_000);
 }
 
-pub(super) fn check_journal(journal: &actors::ledger::JournalConfig, problems: &mut Problems) {
+/// A worker can't begin its journal without a segment to write and one to go on in.
+const LEAST_SEGMENTS: u64 = 2;
+
+pub(super) fn check_journal(journal: &actors::ledger::JournalConfig, workers: usize, problems: &mut Problems) {
     let (millisecond, month) = (Duration::from_millis(1), minutes(30 * 24 * 60));
     problems.within_time("journal.fsync_interval", journal.fsync_interval, millisecond..=Duration::from_secs(10));
     problems.within("journal.segment_bytes", journal.segment_bytes, 64 << 10..=1 << 30);
     problems.within_time("journal.retain", journal.retain, Duration::ZERO..=month);
     problems.within("journal.retain_bytes", journal.retain_bytes, 0..=1 << 40);
-    problems.within("journal.max_bytes", journal.max_bytes, 1 << 20..=1 << 40);
+    let bounds = 1 << 20..=1 << 40;
+    let least = journal.segment_bytes.saturating_mul(LEAST_SEGMENTS).saturating_mul(workers as u64);
+    if bounds.contains(&journal.max_bytes) && workers <= MAX_WORKERS && journal.max_bytes < least {
+        let allowed =
+            format!("at least {least}: {LEAST_SEGMENTS} × `journal.segment_bytes` for each of {workers} workers");
+        problems.refuse("journal.max_bytes", journal.max_bytes, allowed);
+    }
+    problems.within("journal.max_bytes", journal.max_bytes, bounds);
 }
 
 pub(super) fn check_alerts(config: &actors::stats::Config, problems: &mut Problems) {

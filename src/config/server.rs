@@ -9,6 +9,8 @@ use super::{Profile, error::Problems, values::minutes};
 
 /// Open files that are neither a client's nor a provider's connection: databases, Redis, journals, listeners, logs.
 const OWN_FILES: usize = 200;
+/// The most worker threads.
+pub(super) const MAX_WORKERS: usize = 1_024;
 
 /// How clients are served: `[server]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,7 +87,7 @@ impl ServerConfig {
             let allowed = "a loopback address such as 127.0.0.1:3000 in the profile development (HNE_PROFILE=production serves the world)";
             problems.refuse("server.listen", self.listen, allowed);
         }
-        problems.within("server.workers", self.workers, 0..=1_024);
+        problems.within("server.workers", self.workers, 0..=MAX_WORKERS);
         problems.within("server.max_body_bytes", self.max_body_bytes, 1 << 10..=1 << 30);
         problems.within_time("server.header_timeout", self.header_timeout, Duration::from_secs(1)..=minutes(10));
         problems.within_time("server.body_timeout", self.body_timeout, Duration::from_secs(1)..=minutes(10));

@@ -151,6 +151,20 @@ fn values_out_of_range() {
 }
 
 #[test]
+fn journals_that_have_no_room() {
+    let sizes = |most| {
+        let (workers, segment) = (("HNE__SERVER__WORKERS", "4"), ("HNE__JOURNAL__SEGMENT_BYTES", "1073741824"));
+        [workers, segment, ("HNE__JOURNAL__MAX_BYTES", most)]
+    };
+    refused(
+        "four files for four workers",
+        &sizes("4294967296"),
+        &["`journal.max_bytes`", "least 8589934592", "4 workers"],
+    );
+    assert!(read(&sizes("8589934592")).is_ok());
+}
+
+#[test]
 fn addresses() {
     let cases = [
         ("the world in development", "LISTEN", "0.0.0.0:3000", &["`server.listen`", "0.0.0.0:3000", "loopback"][..]),
