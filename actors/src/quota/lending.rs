@@ -12,12 +12,15 @@
 //!
 //! Limits: 1,000 accounts in a statement; one flight at a time.
 
+mod flight;
+
 use std::{
     collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use flight::Flight;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -140,19 +143,17 @@ impl Accounts {
         if std::mem::replace(&mut lock(&self.queue).flying, true) {
             return;
         }
-        let mut landing = Landing { accounts: self, done: false };
+        let mut flight = Flight::of(self);
         loop {
-            let mut batch = self.next_batch();
-            if batch.is_empty() {
-                landing.done = true;
-                self.landed.notify_waiters();
-                return;
+            flight.batch = self.next_batch();
+            if flight.batch.is_empty() {
+                return flight.land();
             }
-            let asks: Vec<_> = batch.iter().map(|exchange| exchange.ask).collect();
+            let asks: Vec<_> = flight.batch.iter().map(|exchange| exchange.ask).collect();
             let answers = self.exchange(&asks).await;
             let now = self.clock.now();
             let mut recalls = Vec::new();
-            for (index, exchange) in batch.iter_mut().enumerate() {
+            for (index, exchange) in flight.batch.iter_mut().enumerate() {
                 let answer = answers.as_ref().map(|answers| answers.get(index).copied().unwrap_or_default());
                 if self.land(exchange, answer, now) {
                     recalls.push(exchange.ask.key);
@@ -376,22 +377,5 @@ impl Waiting {
     /// The store's; the next request tries again.
     pub(crate) async fn answer(self) -> Answer {
         self.0.await.unwrap_or_else(|_closed| Err(StoreError::Unavailable("the exchange was given up".into())))
-    }
-}
-
-/// Ends a flight that was given up: whoever waits is told so, and the next request flies.
-struct Landing<'a> {
-    accounts: &'a Accounts,
-    /// Nothing waited any more: whatever is queued now belongs to the next flight.
-    done: bool,
-}
-
-impl Drop for Landing<'_> {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut queue = lock(&self.accounts.queue);
-            queue.flying = false;
-            queue.needs.clear();
-        }
     }
 }

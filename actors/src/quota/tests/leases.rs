@@ -100,6 +100,30 @@ async fn what_is_idle_stays_while_the_store_is_away() {
 }
 
 #[actix_rt::test]
+async fn whoever_was_on_a_flight_that_was_given_up_is_forgotten_like_others() {
+    let world = World::start(16);
+    drop(world.admit(0, Some(100)).await.unwrap());
+    world.clock.advance(IDLE);
+    let asked = world.store.reads.calls();
+    world.store.reads.hold();
+    let accounts = Arc::clone(&world.accounts);
+    let flight = actix_rt::spawn(async move {
+        (0..16).for_each(|turn| accounts.tend(turn, accounts.clock.now(), ManualClock::START));
+        accounts.settle_exchanges().await;
+    });
+    world.store.reads.reached(asked + 1).await;
+    {
+        let mut landed = pin!(world.accounts.settle_all_exchanges());
+        assert!(poll!(landed.as_mut()).is_pending(), "somebody else flies");
+        flight.abort();
+        landed.await;
+    }
+    world.store.reads.release();
+    // Of the same shard, which has room for one.
+    assert!(world.admit(16, Some(100)).await.is_ok());
+}
+
+#[actix_rt::test]
 async fn so_does_what_others_have_asked_for() {
     let world = World::start(1_000);
     let running = world.admit(1, Some(8)).await.unwrap();
