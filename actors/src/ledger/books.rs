@@ -15,13 +15,23 @@ use super::{
     },
     shelf::{Fsync, Shelf},
 };
-use crate::{domain::Posting, lock::lock};
+use crate::{
+    domain::Posting,
+    lock::{lock, try_lock},
+};
 
 /// One worker's journal; `None` between a fault and the next one.
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) writer: Mutex<Option<Writer>>,
     pub(super) shelf: Arc<Shelf>,
+}
+
+impl Book {
+    /// Says whether there is no journal. Whoever asks doesn't wait for a disk: while something is written, there is one.
+    pub(super) fn lacks_journal(&self) -> bool {
+        try_lock(&self.writer).is_some_and(|writer| writer.is_none())
+    }
 }
 
 /// A worker's books: entries are opened before a provider is contacted.
@@ -160,5 +170,35 @@ impl Drop for Entry {
             // Where it can't be written, the journal is closed, and an interrupted row charges nothing.
             let _written = self.end(&books, |writer, number| writer.release(number)).is_ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        ledger::{JournalConfig, Owner},
+        testing::ManualClock,
+    };
+
+    #[test]
+    fn nobody_waits_for_a_write_to_learn_of_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        let (owner, day) = (Owner { store: Uuid::nil(), instance: Uuid::nil() }, Duration::from_secs(24 * 60 * 60));
+        let (fsync, segment_bytes, max_bytes) = (Fsync::Interval, 64 << 10, 1 << 20);
+        let journal =
+            JournalConfig { fsync, fsync_interval: day, segment_bytes, retain: day, retain_bytes: 0, max_bytes };
+        let shelf = Shelf::new(journal, folder.path(), owner, 100, Arc::new(ManualClock::new())).unwrap();
+        let books = shelf.open_books();
+        let writing = lock(&books.0.writer);
+        let (told, trouble) = std::sync::mpsc::channel();
+        let asked = Arc::clone(&shelf);
+        std::thread::spawn(move || told.send(asked.trouble()));
+        assert_eq!(trouble.recv_timeout(Duration::from_secs(5)), Ok(None));
+        drop(writing);
     }
 }

@@ -306,7 +306,7 @@ impl Shelf {
     /// Returns why usage can't be recorded now; `None` where it can.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let without = |book: &Weak<Book>| book.upgrade().is_some_and(|book| lock(&book.writer).is_none());
+        let without = |book: &Weak<Book>| book.upgrade().is_some_and(|book| book.lacks_journal());
         let refused = || lock(&self.books).iter().any(without).then(|| "no journal can be written".to_owned());
         let full = || self.full.load(Ordering::Acquire).then(|| "the journal is full".to_owned());
         self.stopped.get().cloned().or_else(refused).or_else(full)
