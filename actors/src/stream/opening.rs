@@ -244,8 +244,7 @@ async fn first_frame(
         if seen.frames > frames {
             (deadline, frames) = (kit.clock.now() + patience.first_byte, seen.frames);
         }
-        // `[DONE]` is one, but alone it is no answer.
-        if seen.data_frames > u64::from(seen.done) {
+        if seen.data_frames > 0 {
             state.hand_over_to_reader(Phase::Relaying(body));
             let now = kit.clock.now();
             if let Some(ticket) = state.ticket() {

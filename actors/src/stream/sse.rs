@@ -78,7 +78,8 @@ pub struct Piece {
 pub struct Watched {
     /// Frames of any kind, comments included.
     pub frames: u64,
-    /// Frames with data that is no error: once there is one, the first frame has come.
+    /// Frames with data that is neither an error nor `[DONE]`, which alone is no answer: once there is one, the first frame
+    /// has come.
     pub data_frames: u64,
     /// Frames with text of the model: content, reasoning, a refusal or arguments for a tool.
     pub content_frames: u64,

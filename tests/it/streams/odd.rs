@@ -112,9 +112,18 @@ fn an_error_object_in_place_of_a_stream_goes_by_what_it_says() {
 }
 
 #[test]
-fn an_end_alone_is_no_answer() {
-    let ((status, error), _) = refused(events(&["[DONE]"]), 1);
-    assert_eq!((status, &error["error"]["code"]), (502, &"provider_error".into()));
+fn an_end_alone_is_no_answer_and_costs_nothing() {
+    for payloads in [&["[DONE]"][..], &["", "[DONE]"], &["[DONE]", r#"{"error":{"code":502}}"#]] {
+        let provider = Bytes::answering(events(payloads), After::Close);
+        let mut app = provider.app().env("HNE__PROVIDERS__OPENROUTER__RETRIES", "0").start();
+        app.unbalanced();
+        let (status, error) = run(async {
+            let mut response = stream(&caller(&app, "ann"), &chat("mock/chat", "odd")).await;
+            (response.status, response.json().await.unwrap())
+        });
+        assert_eq!((status, &error["error"]["code"]), (502, &"provider_error".into()));
+        assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::nothing("provider_error")], "{payloads:?}");
+    }
 }
 
 #[test]

@@ -225,7 +225,6 @@ impl Reader {
     ) -> (PieceKind, Option<Range<usize>>) {
         let payload = buffer.get(place.clone()).unwrap_or_default();
         if is_done(payload) {
-            self.watched.data_frames += 1;
             self.watched.done = true;
             return (PieceKind::Done, None);
         }

@@ -69,7 +69,7 @@ fn openai_sends_usage_in_a_chunk_of_its_own() {
         seen.watched,
         Watched {
             frames: 5,
-            data_frames: 5,
+            data_frames: 4,
             content_frames: 1,
             content_bytes: 5,
             usage: Some(USAGE),
