@@ -1,6 +1,8 @@
 //! The layers around the routes: the outermost sees to what holds for every answer, the innermost turns requests away
 //! while the process starts or drains.
 
+mod unread;
+
 use std::rc::Rc;
 
 use actix_cors::CorsError;
@@ -16,6 +18,7 @@ use actix_web::{
 };
 use actors::domain::{ErrorCode, RequestId};
 
+use self::unread::{Chunked, Holding};
 use super::{desk::Desk, error::ApiError};
 use crate::telemetry::OwnRecord;
 
@@ -23,7 +26,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Echoes a sane `x-request-id`, or makes one, lets nothing be kept by caches, leaves out the body of what answers HEAD,
-/// sends no chunks to HTTP/1.0, refuses preflights in our shape, and counts errors. Whatever else answers does so within.
+/// sends no chunks to HTTP/1.0, has bodies answered that come in chunks, refuses preflights in our shape, and counts errors.
+/// Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
 /// may have followed by then: the body would go out, and every answer after it be out of step. `content-length` goes
@@ -32,9 +36,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// # Errors
 /// Those of the layers within.
 pub async fn outermost<B: MessageBody + 'static>(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+) -> Result<ServiceResponse<EitherBody<EitherBody<B>, Holding>>, Error> {
+    let chunked = Chunked::of(&mut request);
     let is_head = request.method() == Method::HEAD;
     let given = request.headers().get(X_REQUEST_ID).and_then(|label| RequestId::from_client(label.as_bytes()));
     let id = given.unwrap_or_else(RequestId::generate);
@@ -59,7 +64,10 @@ pub async fn outermost<B: MessageBody + 'static>(
     if response.status().as_u16() >= 400 {
         count(&response);
     }
-    Ok(response)
+    Ok(match chunked {
+        Some(body) => body.hold(response).map_into_right_body(),
+        None => response.map_into_left_body(),
+    })
 }
 
 /// Counts an error that is in no record of a request.

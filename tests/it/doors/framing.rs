@@ -5,7 +5,7 @@ use std::time::Duration;
 use hne_load::client::{Client, Connection, Request};
 
 use super::{CHAT, TOO_LARGE, TOO_SLOW, WRONG_MEDIA, assert_untouched, holding, refused, row, turned_away, valid};
-use crate::harness::app::{Database, TestApp, chat, run};
+use crate::harness::app::{DEADLINE, Database, TestApp, chat, run};
 
 const NO_METHOD: super::Row = row(405, "invalid_request_error", "method_not_allowed");
 
@@ -47,6 +47,30 @@ fn slow_and_large_bodies_are_refused() {
         turned_away(&app.anonymous(), &large, TOO_LARGE, "sent in full").await;
     });
     assert_untouched(&app);
+}
+
+#[test]
+fn a_body_that_is_answered_before_its_end_is_not_read_on() {
+    let app = TestApp::start();
+    run(async {
+        for (request, status) in [
+            (format!("POST {CHAT}"), 401),
+            ("POST /nowhere".to_owned(), 404),
+            ("GET /healthz".to_owned(), 200),
+            ("HEAD /healthz".to_owned(), 200),
+            ("OPTIONS /v1/models".to_owned(), 204),
+        ] {
+            for framing in ["content-length: 100", "transfer-encoding: chunked"] {
+                let mut connection = app.anonymous().connect().await.unwrap();
+                let head = format!("{request} HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n5\r\n{{\"mod\r\n");
+                connection.send_raw(head.as_bytes()).await.unwrap();
+                let what = format!("{request}, {framing}");
+                let told = read_to_end(&mut connection, &what).await.to_ascii_lowercase();
+                assert!(told.starts_with(&format!("http/1.1 {status} ")), "{what}: {told}");
+                assert!(told.contains("connection: close\r\n"), "{what}: {told}");
+            }
+        }
+    });
 }
 
 #[test]
@@ -175,6 +199,18 @@ async fn read_until(connection: &mut Connection, end: &[u8]) -> String {
         all.extend_from_slice(&more);
     }
     String::from_utf8(all).unwrap()
+}
+
+/// Reads until the connection ends.
+async fn read_to_end(connection: &mut Connection, what: &str) -> String {
+    let mut all = Vec::new();
+    loop {
+        let more = tokio::time::timeout(DEADLINE, connection.read_raw()).await.expect(what).expect(what);
+        if more.is_empty() {
+            return String::from_utf8(all).unwrap();
+        }
+        all.extend_from_slice(&more);
+    }
 }
 
 #[test]
