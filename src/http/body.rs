@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
 
 use actors::{
     domain::{ErrorCode, Model, ModelId},
@@ -25,6 +25,8 @@ use crate::config::STEERING_FIELDS;
 
 /// The most choices that a request may ask for, as OpenAI has it.
 const MAX_CHOICES: i64 = 128;
+/// What asks for usage, in `stream_options`.
+const INCLUDE_USAGE: &str = "include_usage";
 /// More tokens than this are absurd.
 const MAX_TOKENS: i64 = 1 << 31;
 
@@ -198,7 +200,7 @@ impl ChatBody {
             return Err(ApiError::field(key.name(), format!("`{}` must be given only once.", key.name())));
         }
         if let Some((name, known)) = fields.alike {
-            return Err(ApiError::field(known, format!("Write `{known}` for `{name}`: some providers read it so.")));
+            return Err(misspelt(known, &name, known));
         }
         let range = |value: &RawValue| {
             let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
@@ -319,6 +321,10 @@ impl RequestBody for ChatBody {
     }
 }
 
+fn misspelt(param: &'static str, name: &str, known: &str) -> ApiError {
+    ApiError::field(param, format!("Write `{known}` for `{name}`: some providers read it so."))
+}
+
 fn read_model(value: &RawValue) -> Result<ModelId, ApiError> {
     let name: Option<String> = serde_json::from_str(value.get()).ok();
     name.and_then(|name| name.parse().ok()).ok_or_else(|| {
@@ -367,6 +373,11 @@ fn read_options(value: Option<&RawValue>) -> Result<(bool, Option<&RawValue>), A
         return Err(refuse());
     }
     let options: StreamOptions<'_> = serde_json::from_str(value.get()).map_err(|_shape_or_doubled| refuse())?;
+    let names: BTreeMap<Cow<'_, str>, IgnoredAny> = serde_json::from_str(value.get()).map_err(|_shape| refuse())?;
+    let is_other = |name: &Cow<'_, str>| name != INCLUDE_USAGE && is_alike(name, INCLUDE_USAGE);
+    if let Some(name) = names.into_keys().find(is_other) {
+        return Err(misspelt("stream_options", &name, INCLUDE_USAGE));
+    }
     match options.include_usage.map(RawValue::get) {
         None | Some("false" | "null") => Ok((false, options.include_usage)),
         Some("true") => Ok((true, options.include_usage)),

@@ -108,6 +108,8 @@ fn what_is_wrong_is_named() {
         (r#"{"model":"m","messages":[1],"max_completion_tokens":"9"}"#, "max_completion_tokens"),
         (r#"{"model":"m","messages":[1],"n":129}"#, "n"),
         (r#"{"model":"m","messages":[1],"Model":"n"}"#, "model"),
+        (r#"{"model":"m","messages":[1],"stream_options":{"Include_Usage":false}}"#, "stream_options"),
+        (r#"{"model":"m","messages":[1],"stream_options":{"include_u\u017fage":false,"a":[{}]}}"#, "stream_options"),
         (r#"{"model":"m","messages":[1],"max_tokens":5,"MAX_TO\u212aENS":9}"#, "max_tokens"),
         ("{\"model\":\"m\",\"messages\":[1],\"plugin\u{17f}\":[]}", "plugins"),
         (r#"{"model":"m","messages":[1],"N":2}"#, "n"),
