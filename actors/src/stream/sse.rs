@@ -83,7 +83,7 @@ pub struct Watched {
     pub data_frames: u64,
     /// Frames with text of the model: content, reasoning, a refusal or arguments for a tool.
     pub content_frames: u64,
-    /// Bytes of that text, JSON escapes counted as written: good enough for an estimate.
+    /// Bytes of that text.
     pub content_bytes: u64,
     /// The last believable usage.
     pub usage: Option<Usage>,

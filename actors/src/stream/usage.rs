@@ -271,8 +271,7 @@ impl Found {
 
 /// Counts the bytes of text that a model wrote into the delta or message at the start of `json`: `content`, also where
 /// it is a list of parts, `refusal`, `arguments` of tool calls, what was said aloud (`transcript`), and the reasoning
-/// (once, where a provider sends it under several names). JSON escapes count as they are written, which is good enough
-/// for an estimate.
+/// (once, where a provider sends it under several names). An escape counts as what it stands for.
 #[must_use]
 pub fn text(json: &[u8]) -> Text {
     let mut found = Found::default();
@@ -284,14 +283,14 @@ pub fn text(json: &[u8]) -> Text {
         at += 1;
         match byte {
             b'"' => {
-                let start = at;
-                at = string_end(json, start);
+                let (start, escapes);
+                (start, (at, escapes)) = (at, string_end(json, at));
                 let string = json.get(start..at.saturating_sub(1)).unwrap_or_default();
                 if next_is(json, at, b':').is_some() {
                     key = string;
                     continue;
                 }
-                found.count(within, key, string.len());
+                found.count(within, key, string.len().saturating_sub(escapes));
                 key = b"";
             }
             b'{' | b'[' => {
@@ -315,16 +314,32 @@ pub fn text(json: &[u8]) -> Text {
     Text { bytes: found.text + found.reasoning.max(found.details), object_len: at }
 }
 
-/// Returns the place after the quote that ends the string whose text starts at `from`; the end of `json` if none does.
-fn string_end(json: &[u8], mut from: usize) -> usize {
+/// Returns the place after the quote that ends the string whose text starts at `from`, or the end of `json` if none does;
+/// and by how many bytes its escapes are longer than what they stand for.
+fn string_end(json: &[u8], mut from: usize) -> (usize, usize) {
+    let mut escapes = 0;
     while let Some(found) = json.get(from..).and_then(quote_or_backslash) {
         from += found;
         if json.get(from) == Some(&b'"') {
-            return from + 1;
+            return (from + 1, escapes);
         }
+        escapes += excess(json.get(from..).unwrap_or_default());
         from += 2;
     }
-    json.len()
+    (json.len(), escapes)
+}
+
+/// Returns by how many bytes the escape that `text` begins with is longer than the UTF-8 that it stands for.
+fn excess(text: &[u8]) -> usize {
+    let digits = text.get(2..6).filter(|_| text.get(1) == Some(&b'u'));
+    let unit = digits.and_then(|digits| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+    match unit {
+        None => 1,
+        Some(..0x80) => 5,
+        // Two of the latter are a character of four bytes.
+        Some(..0x800 | 0xd800..0xe000) => 4,
+        Some(_) => 3,
+    }
 }
 
 /// Finds the next byte that matters in a string. Keys and tokens are a few bytes long, for which a loop is quicker than a

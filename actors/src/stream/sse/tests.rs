@@ -147,7 +147,7 @@ fn frames_that_are_equal_around_their_deltas_are_read_alike() {
     ];
     let seen = whole(&stream.concat());
     assert_eq!(seen.pieces, [frames(&stream.concat())]);
-    let escaped = r#"\"},\"finish_reason\":null}]}"#.len() as u64;
+    let escaped = r#""},"finish_reason":null}]}"#.len() as u64;
     assert_eq!((seen.watched.content_frames, seen.watched.content_bytes), (5, 1 + 2 + escaped + 1 + 1));
     assert_eq!((seen.watched.finished, seen.watched.usage, seen.watched.data_frames), (true, Some(USAGE), 7));
     // What `only` means: a second delta is counted, too.

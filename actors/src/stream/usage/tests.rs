@@ -68,7 +68,7 @@ fn a_whole_answer_is_read() {
     let usage = Some(Usage { prompt_tokens: 9, completion_tokens: 20, cost: None });
     assert_eq!(
         answer,
-        Answer { usage, has_usage: true, error: false, choices: 2, broken: 0, finished: 0b11, content_bytes: 14 + 2 }
+        Answer { usage, has_usage: true, error: false, choices: 2, broken: 0, finished: 0b11, content_bytes: 12 + 2 }
     );
     assert!(read_answer(br#"{"error":{"message":"no"}}"#, 1).unwrap().error);
     for none in ["null", r#""""#, "false"] {
@@ -89,10 +89,12 @@ fn text_is_counted_wherever_models_write_it() {
         (r#"{"content":"Hello"}"#, 5),
         (r#"{"role":"assistant","content":""}"#, 0),
         (r#"{"content":null}"#, 0),
-        (r#"{"content":"a\"b\\"}"#, 6),
+        (r#"{"content":"a\"b\\"}"#, 4),
+        (r#"{"content":"\u0041\u00e9\u4e2d\ud83d\ude00\n"}"#, 1 + 2 + 3 + 4 + 1),
+        (r#"{"content":"\u12"}"#, 3),
         (r#"{ "content" : "héé" }"#, 5),
         (r#"{"content":"","reasoning":"thin","reasoning_content":"thin","reasoning_details":[{"text":"thin"}]}"#, 4),
-        (r#"{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{\"a\":1}"}}]}"#, 9),
+        (r#"{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{\"a\":1}"}}]}"#, 7),
         (r#"{"refusal":"I can't"}"#, 7),
         (r#"{"content":[{"type":"text","text":"abc"},{"type":"text","text":"de"}],"text":"no"}"#, 5),
         (r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"abc"}]},{"thinking":"de"}]}"#, 5),
