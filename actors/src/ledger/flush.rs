@@ -171,7 +171,7 @@ impl Flusher {
         self.tails.retain(|tail| !closed(tail));
         let landed = Landed { batch, fresh };
         // Before they are subtracted: the first that comes then says when it was.
-        self.shelf.note_oldest(None);
+        self.shelf.note_oldest(self.stuck_since());
         self.shelf.release(landed.news().count());
         Some(landed)
     }
@@ -206,11 +206,13 @@ impl Flusher {
             let (postings, next, closes) = match tail.take(room) {
                 Ok(taken) => taken,
                 Err(error) => {
+                    let since = || self.shelf.lag_since().unwrap_or_else(|| self.shelf.clock().wall());
+                    tail.stuck_since.get_or_insert_with(since);
                     failed = Some(error);
                     continue;
                 }
             };
-            tail.read = next;
+            (tail.read, tail.stuck_since) = (next, None);
             if !postings.is_empty() || closes || tail.moves(next) {
                 let (journal, from, to) = (tail.journal, tail.applied, next);
                 batch.cursors.push(CursorMove { journal, from, to, closes });
@@ -227,8 +229,13 @@ impl Flusher {
             // The next batch begins with another journal, so that each gets its turn.
             self.tails.rotate_left(1);
         }
-        self.shelf.note_oldest(oldest(&batch));
+        self.shelf.note_oldest(oldest(&batch).into_iter().chain(self.stuck_since()).min());
         Ok(Some(Flight { batch: Arc::new(batch), fresh: !replay, uncertain: false }))
+    }
+
+    /// Returns since when postings wait that can't be read.
+    fn stuck_since(&self) -> Option<Timestamp> {
+        self.tails.iter().filter_map(|tail| tail.stuck_since).min()
     }
 
     /// Reads the cursors to learn what has become of a batch.

@@ -86,7 +86,17 @@ fn read(shelf: &Shelf, journal: Uuid, folder: &Path, cursor: JournalCursor) -> R
         )));
     }
     let (applied, rest) = (cursor.applied, Some(Rest::of(scan)));
-    Ok(Some(Tail { journal, reader, live: None, applied, read: applied, told: applied, owed: u64::MAX, rest }))
+    Ok(Some(Tail {
+        journal,
+        reader,
+        live: None,
+        applied,
+        read: applied,
+        told: applied,
+        owed: u64::MAX,
+        rest,
+        stuck_since: None,
+    }))
 }
 
 /// Removes a journal without a single valid record, in which nothing was ever admitted. What isn't blank is kept aside.

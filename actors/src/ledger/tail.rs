@@ -15,7 +15,7 @@ use super::{
     shelf::Shelf,
 };
 use crate::{
-    domain::{Outcome, Posting},
+    domain::{Outcome, Posting, Timestamp},
     ports::JournalCursor,
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Tail {
     pub(super) owed: u64,
     /// What is left of a journal that nobody writes any more.
     pub(super) rest: Option<Rest>,
+    /// When the oldest posting was settled, as far as is known, that can't be read.
+    pub(super) stuck_since: Option<Timestamp>,
 }
 
 /// The end of a journal, and the rows of those that were open there.
@@ -62,7 +64,17 @@ impl Tail {
     /// Returns a journal that this process has begun.
     pub(super) fn of(live: Arc<Live>) -> Self {
         let reader = Reader::new(live.journal, live.folder.clone(), live.layout);
-        Self { journal: live.journal, reader, live: Some(live), applied: 0, read: 0, told: 0, owed: 0, rest: None }
+        Self {
+            journal: live.journal,
+            reader,
+            live: Some(live),
+            applied: 0,
+            read: 0,
+            told: 0,
+            owed: 0,
+            rest: None,
+            stuck_since: None,
+        }
     }
 
     /// Says whether what comes next was told before, or never needs to be.

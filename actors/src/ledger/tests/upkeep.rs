@@ -239,6 +239,31 @@ fn each_journal_gets_its_turn() {
     });
 }
 
+#[test]
+fn what_cannot_be_read_waits_since_it_was_settled() {
+    block_on(async {
+        let root = folder();
+        let mut world = World::new(root.path(), keeping(SLOTS), 20);
+        world.start(2).await.unwrap();
+        world.open(0);
+        world.settle(0);
+        let since = world.life().shelf.lag_since();
+        assert!(since.is_some());
+        world.life().shelf.sync();
+        let lost = world.life().shelf.live()[0].folder.clone();
+        fs::remove_dir_all(lost).unwrap();
+        assert!(world.drain().await.is_err());
+        assert_eq!(world.life().shelf.lag_since(), since);
+        // What others write comes and goes.
+        world.open(1);
+        world.settle(0);
+        world.life().shelf.sync();
+        assert_eq!(world.flush().await.unwrap(), Some(1));
+        assert!(world.flush().await.is_err());
+        assert_eq!((world.life().shelf.lag_rows(), world.life().shelf.lag_since()), (1, since));
+    });
+}
+
 #[actix_rt::test]
 async fn the_store_may_be_away_however_seldom_is_flushed() {
     let (root, store, clock) = (folder(), Arc::new(FakeLedger::default()), Arc::new(ManualClock::new()));
