@@ -11,14 +11,17 @@ use std::{
 };
 
 use hne_load::{
-    client::Client,
+    client::{Client, Request},
     mock::{Ending, MockProvider, Options},
 };
 
 use super::world::{Process, Serving, World, free_port};
-use crate::harness::{
-    app::{DEADLINE, Database, SECRET, chat, complete, run, stream},
-    tls::Certificate,
+use crate::{
+    doors::CHAT,
+    harness::{
+        app::{DEADLINE, Database, SECRET, chat, complete, run, stream},
+        tls::Certificate,
+    },
 };
 
 const NGINX: &str = "/usr/sbin/nginx";
@@ -139,6 +142,13 @@ fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
             let mut response = client.get(path).await.unwrap();
             assert_eq!(response.status, 404, "{path}");
             assert_eq!(response.json().await.unwrap()["error"]["code"], "not_found");
+        }
+        // The service says so of the first, nginx of the second.
+        for bytes in [(8 << 20) + 1, 10 << 20] {
+            let mut large = client.send(&Request::post(CHAT).json(&"a".repeat(bytes))).await.unwrap();
+            assert_eq!((large.status, large.header("access-control-allow-origin")), (413, Some("*")), "{bytes}");
+            assert!(large.header("x-request-id").is_some(), "{bytes}");
+            assert_eq!(large.json().await.unwrap()["error"]["code"], "request_too_large", "{bytes}");
         }
     });
 }
@@ -339,7 +349,13 @@ fn asked_twice(then: Then) -> (u16, u64) {
     let (stops, script) = stopping(then);
     let nginx = proxy(&world, &[stops, service.address.port()]);
     let client = bearer(&world, nginx.client.clone());
-    let status = run(async { complete(&client, &chat("mock/chat+frames-2", "moves on")).await.status });
+    let status = run(async {
+        let mut answer = complete(&client, &chat("mock/chat+frames-2", "moves on")).await;
+        if answer.status == 502 {
+            assert_eq!(answer.json().await.unwrap()["error"]["code"], "internal_error");
+        }
+        answer.status
+    });
     script.join().unwrap();
     (status, mock.totals().requests)
 }
