@@ -226,10 +226,9 @@ impl Script {
             }
             _ => {
                 let number = format!(" w{index:06}");
-                if size >= number.len() {
-                    format!("{number:x<size$}")
-                } else {
-                    number.chars().rev().take(size).collect()
+                match size.checked_sub(number.len()) {
+                    Some(more) => number + &"x".repeat(more),
+                    None => number.chars().rev().take(size).collect(),
                 }
             }
         }

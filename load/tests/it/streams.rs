@@ -134,6 +134,7 @@ async fn content_of_every_kind() {
     let stamps = text(&frames(&client, "m+stamp+frames-2+coalesced").await);
     assert!(!stamps.contains("000000000000"), "{stamps}");
     assert_eq!(text(&frames(&client, "m+bytes-20+frames-1").await), " w000000xxxxxxxxxxxx");
+    assert_eq!(text(&frames(&client, "m+bytes-70000+frames-1").await).len(), 70_000);
 }
 
 #[tokio::test]
