@@ -23,7 +23,7 @@ use futures_util::{StreamExt, future::LocalBoxFuture};
 
 use super::{desk::Desk, error::ApiError};
 
-/// As draft-ietf-httpapi-idempotency-key-header has it; OpenAI's SDKs send it, too.
+/// As draft-ietf-httpapi-idempotency-key-header has it.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How long after the first look at a body the second one is at the latest. A timer that is due before all others of its
