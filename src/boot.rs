@@ -8,6 +8,7 @@
 mod engine;
 mod folder;
 mod listener;
+mod socket;
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 

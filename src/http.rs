@@ -3,6 +3,7 @@
 mod admin;
 mod body;
 mod chat;
+mod connection;
 pub mod desk;
 mod error;
 mod extract;
@@ -19,6 +20,7 @@ use actix_web::{
 use actors::domain::ErrorCode;
 
 pub use body::ChatBody;
+pub use connection::Heads;
 pub use desk::{Dependency, Desk, Gate, Readiness, Settings, Slots};
 pub use error::ApiError;
 pub use layer::{outermost, turn_away};

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Shutdown, TcpListener},
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,13 +11,23 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpServer, dev::ServerHandle};
+use actix_http::HttpService;
+use actix_server::{Server, ServerHandle};
+use actix_service::{ServiceFactoryExt, fn_service, map_config};
+use actix_web::dev::AppConfig;
 use actors::metrics::Metrics;
 use futures_util::future::{AbortHandle, abortable};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
-use super::{BootError, until};
+use super::{
+    BootError,
+    socket::{ClientSocket, Patience},
+    until,
+};
 use crate::{
     config::ServerConfig,
     upstream::Providers,
@@ -132,23 +143,41 @@ pub(super) fn serve(
         Ok(desk) => worker::app(desk, worker::cors(&shared.config)),
         Err(error) => unreachable!("the providers were checked before: {error}"),
     };
-    let server = HttpServer::new(app)
+    let patience = Patience { head: server.header_timeout, idle: server.keep_alive };
+    let builder = Server::build()
         .workers(workers)
-        .on_connect(move |_, connection| {
-            connection.insert(Connection::open(&metrics, &open));
-        })
-        .max_connections(connections.div_ceil(workers))
+        .max_concurrent_connections(connections.div_ceil(workers))
         .backlog(server.backlog)
-        .keep_alive(server.keep_alive)
-        .client_request_timeout(server.header_timeout)
-        .client_disconnect_timeout(Duration::from_secs(1))
-        .tcp_nodelay(true)
-        .h1_allow_half_closed(false)
         // Who is cut off, and when, [`Listening::cut`] says.
         .shutdown_timeout(u64::MAX)
-        .disable_signals()
-        .listen(listener.try_clone()?)?
-        .run();
+        .disable_signals();
+    let stopping = builder.graceful_shutdown_signal();
+    // As `HttpServer` does it, but for the socket.
+    let service = move || {
+        let (stopping, metrics, open) = (stopping.clone(), metrics.clone(), Arc::clone(&open));
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(patience.idle)
+            .client_request_timeout(patience.head)
+            .client_disconnect_timeout(Duration::from_secs(1))
+            .h1_allow_half_closed(false)
+            .on_connect_ext(move |socket: &ClientSocket, connection| {
+                connection.insert(Connection::open(&metrics, &open));
+                connection.insert(Rc::clone(socket.heads()));
+            })
+            .finish(map_config(app(), |()| AppConfig::default()));
+        let accept = move |tcp: TcpStream| async move {
+            // Where it is gone already, reading says so.
+            let _set = tcp.set_nodelay(true).is_ok();
+            let peer = tcp.peer_addr().ok();
+            Ok((ClientSocket::new(tcp, patience), actix_http::Protocol::Http1, peer))
+        };
+        fn_service(accept).and_then(http)
+    };
+    let server = builder.listen("http", listener.try_clone()?, service)?.run();
     let handle = server.handle();
     let (server, running) = abortable(server);
     Ok((Listening { server: handle, running, socket: listener, present }, async { server.await.unwrap_or(Ok(())) }))

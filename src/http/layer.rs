@@ -1,7 +1,7 @@
 //! The layers around the routes: the outermost sees to what holds for every answer, the innermost turns requests away
 //! while the process starts or drains.
 
-mod unread;
+mod answer;
 
 use std::rc::Rc;
 
@@ -18,7 +18,7 @@ use actix_web::{
 };
 use actors::domain::{ErrorCode, RequestId};
 
-use self::unread::{Chunked, Holding};
+use self::answer::{Answer, Lasting};
 use super::{desk::Desk, error::ApiError};
 use crate::telemetry::OwnRecord;
 
@@ -26,7 +26,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Echoes a sane `x-request-id`, or makes one, lets nothing be kept by caches, leaves out the body of what answers HEAD,
-/// sends no chunks to HTTP/1.0, has bodies answered that come in chunks, refuses preflights in our shape, and counts errors.
+/// sends no chunks to HTTP/1.0, says how long a request lasts, refuses preflights in our shape, and counts errors.
 /// Whatever else answers does so within.
 ///
 /// actix leaves that body out too, but goes by the last request that it has read from the connection, which another one
@@ -38,8 +38,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub async fn outermost<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<EitherBody<B>, Holding>>, Error> {
-    let chunked = Chunked::of(&mut request);
+) -> Result<ServiceResponse<Answer<EitherBody<B>>>, Error> {
+    let lasting = Lasting::of(&mut request);
     let is_head = request.method() == Method::HEAD;
     let given = request.headers().get(X_REQUEST_ID).and_then(|label| RequestId::from_client(label.as_bytes()));
     let id = given.unwrap_or_else(RequestId::generate);
@@ -64,10 +64,7 @@ pub async fn outermost<B: MessageBody + 'static>(
     if response.status().as_u16() >= 400 {
         count(&response);
     }
-    Ok(match chunked {
-        Some(body) => body.hold(response).map_into_right_body(),
-        None => response.map_into_left_body(),
-    })
+    Ok(response.map_body(|_, body| lasting.beside(body)))
 }
 
 /// Counts an error that is in no record of a request.

@@ -84,6 +84,64 @@ fn a_head_that_never_ends_is_cut_off() {
 }
 
 #[test]
+fn neither_do_later_ones_keep_a_connection() {
+    let app = TestApp::on(Database::Sqlite)
+        .env("HNE__SERVER__HEADER_TIMEOUT", "1s")
+        .env("HNE__SERVER__KEEP_ALIVE", "1s")
+        .start();
+    let whole = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    run(async {
+        for (first, then) in [(whole.to_owned(), "GE"), (format!("{whole}GE"), ""), (format!("{whole}GE"), "T")] {
+            let mut connection = app.anonymous().connect().await.unwrap();
+            connection.send_raw(first.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                answer.extend_from_slice(&connection.read_raw().await.unwrap());
+            }
+            let started = clock::now();
+            connection.send_raw(then.as_bytes()).await.unwrap();
+            let closed = connection.closed().await.unwrap();
+            let took = closed.duration_since(started);
+            assert!(
+                took > Duration::from_millis(900) && took < Duration::from_secs(5),
+                "{first:?}, {then:?}: {took:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_stream_outlives_the_beginning_of_a_next_head() {
+    let app = TestApp::on(Database::Sqlite)
+        .env("HNE__SERVER__HEADER_TIMEOUT", "1s")
+        .env("HNE__SERVER__KEEP_ALIVE", "1s")
+        .start();
+    let mut body = chat("mock/chat+frames-6+gap-700ms", "long");
+    body["stream"] = true.into();
+    let body = body.to_string();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-length: {}\r\n\r\n",
+        holding("ann"),
+        body.len()
+    );
+    app.user("ann", "unlimited");
+    run(async {
+        let mut connection = app.anonymous().connect().await.unwrap();
+        for part in [format!("{head}{body}"), "GE".to_owned()] {
+            connection.send_raw(part.as_bytes()).await.unwrap();
+        }
+        let mut told = Vec::new();
+        while !told.ends_with(b"\r\n0\r\n\r\n") {
+            let more = connection.read_raw().await.unwrap();
+            assert!(!more.is_empty(), "{}", String::from_utf8_lossy(&told));
+            told.extend_from_slice(&more);
+        }
+        assert!(String::from_utf8(told).unwrap().contains("data: [DONE]"));
+        connection.closed().await.unwrap();
+    });
+}
+
+#[test]
 fn a_full_house_refuses_in_5_ms() {
     let app = TestApp::on(Database::Postgres).env("HNE__SERVER__MAX_STREAMS", "1").start();
     let client = app.client("ann");
