@@ -47,7 +47,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves until SIGTERM or SIGINT.
+    /// Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT, each of which drains.
     Serve,
     /// Brings the database's schema up to date.
     Migrate,

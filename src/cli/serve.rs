@@ -1,6 +1,6 @@
 //! `serve`: runs the service until it is told to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use actix_rt::System;
 use actors::{
@@ -24,13 +24,13 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
     prepare_folder(&config.data_dir)?;
     let made_here = config::ensure_secret(&mut config)?;
     System::new().block_on(async move {
-        let mut stop = StopSignals::listen()?;
+        let mut stop = Signals::listen()?;
         let (service, server) = tokio::select! {
             started = Gateway::start(config) => started?,
             // Nothing runs yet: a database that doesn't answer must not keep a supervisor waiting.
             () = stop.wanted() => return Ok(()),
         };
-        let server = actix_rt::spawn(server);
+        let mut server = actix_rt::spawn(server);
         let serves = tokio::select! {
             recovered = service.recover() => recovered.map(|_| true),
             // What isn't recovered by then waits in the data folder for the next start.
@@ -50,35 +50,80 @@ pub(super) fn run(mut config: Config) -> Result<(), Failed> {
                 None => complain(&without_a_model(service.config())),
             }
         }
-        stop.wanted().await;
+        let ended = tokio::select! {
+            () = stop.wanted() => None,
+            ended = &mut server => Some(ended),
+        };
         // Whoever asks twice is in a hurry.
         service.stop(stop.wanted()).await;
-        match server.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.into()),
-            Err(panic) => Err(Failed { code: INTERNAL, message: panic.to_string() }),
-        }
+        let by_itself = ended.is_some();
+        let how = match ended {
+            Some(how) => how,
+            None => server.await,
+        };
+        let why = how.map_err(|panic| panic.to_string()).and_then(|run| run.map_err(|error| error.to_string())).err();
+        let message = match (by_itself, why) {
+            (false, None) => return Ok(()),
+            (false, Some(why)) => why,
+            (true, None) => "The server has ended by itself; what ran was drained.".to_owned(),
+            (true, Some(why)) => format!("The server has ended by itself ({why}); what ran was drained."),
+        };
+        Err(Failed { code: INTERNAL, message })
     })
 }
 
-/// The signals that ask for an orderly end.
-struct StopSignals {
+/// The signals that a service is sent, each of which would kill it at once if nobody took it.
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Absent where it was ignored before the start, as `nohup` has it.
+    hang_up: Option<Signal>,
+    quit: Signal,
+    first_user: Signal,
+    second_user: Signal,
 }
 
-impl StopSignals {
+impl Signals {
     fn listen() -> Result<Self, Failed> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let kept = ignores_hang_up();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: (!kept).then(|| signal(SignalKind::hangup())).transpose()?,
+            quit: signal(SignalKind::quit())?,
+            first_user: signal(SignalKind::user_defined1())?,
+            second_user: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    /// Waits for one of them.
+    /// Waits for one that asks for an orderly end.
+    ///
+    /// # Cancel safety
+    /// May be dropped; a signal that came meanwhile is still seen by the next call.
     async fn wanted(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        let hang_up = async |signal: &mut Option<Signal>| match signal {
+            Some(signal) => signal.recv().await,
+            None => pending().await,
+        };
+        loop {
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = hang_up(&mut self.hang_up) => return,
+                _ = self.quit.recv() => return,
+                _ = self.first_user.recv() => "SIGUSR1",
+                _ = self.second_user.recv() => "SIGUSR2",
+            };
+            tracing::warn!("{signal} means nothing here");
         }
     }
+}
+
+/// Says whether whoever started this process wants it to outlive its terminal: by bit 0 of the signals that it ignores.
+fn ignores_hang_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    ignored.is_some_and(|signals| signals & 1 == 1)
 }
 
 /// Who calls by the printed line.

@@ -327,6 +327,32 @@ fn a_connection_is_answered_once_more_after_a_stream_that_the_drain_waited_for()
     assert_eq!(world.json(&["ledger", "verify"])["postings"], 1);
 }
 
+/// A supervisor's reload, a rotation of logs, a terminal that is closed.
+#[test]
+fn whatever_would_kill_it_drains_or_means_nothing() {
+    let mock = mock();
+    let world = world(Database::Sqlite, &mock);
+    for (round, signal) in (1..).zip(["HUP", "QUIT"]) {
+        let mut service = world.serve();
+        let client = service.client(&world, "ann");
+        run(async {
+            let mut held = begin(&client, HELD, 1).await.remove(0);
+            for other in ["USR1", "USR2"] {
+                service.process.signal(other);
+                service.process.stderr.wait_for(&format!("SIG{other} means nothing here"));
+            }
+            assert_eq!(client.get("/readyz").await.unwrap().status, 200);
+            service.process.signal(signal);
+            service.process.stderr.wait_for(CLOSED);
+            mock.release(HELD);
+            assert!(held.frames().await.unwrap().last().unwrap().is_done(), "{signal}");
+        });
+        let done = service.process.finish();
+        assert_eq!(done.code, 0, "{signal}: {done:?}");
+        assert_eq!(world.json(&["ledger", "verify"])["postings"], round);
+    }
+}
+
 /// Sends requests, each on a connection of its own, until one is refused. Returns how many were answered.
 fn until_refused(address: std::net::SocketAddr) -> u64 {
     let mut answered = 0;

@@ -227,7 +227,7 @@ fn a_signal_ends_it_with_0_also_while_it_starts() {
     // A database that takes the connection and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://postgres@{}/x", silent.local_addr().unwrap());
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
         let world = World::on(Database::Sqlite).env("DATABASE_URL", &url);
         let process = world.spawn(&["serve"]);
         let connection = silent.accept().unwrap();
@@ -238,4 +238,20 @@ fn a_signal_ends_it_with_0_also_while_it_starts() {
         let world = World::on(Database::Sqlite);
         assert_eq!(world.serve().stop(signal).0.code, 0);
     }
+}
+
+/// As `nohup` starts it.
+#[test]
+fn it_outlives_its_terminal_where_it_was_told_to() {
+    let mut world = World::on(Database::Sqlite);
+    world.run_by("/bin/sh".into());
+    let mut process = world.spawn(&["-c", "trap '' HUP; exec \"$0\" serve", env!("CARGO_BIN_EXE_hasnot-engine")]);
+    process.stderr.wait_for("serving address=");
+    process.signal("HUP");
+    process.signal("USR1");
+    process.stderr.wait_for("means nothing here");
+    process.signal("TERM");
+    let done = process.finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.stderr.find("SIGUSR1") < done.stderr.find("draining"), "{done:?}");
 }
