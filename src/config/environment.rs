@@ -7,7 +7,8 @@ use url::Url;
 
 use super::{
     error::Problems,
-    schema::{Schema, Slot, dotted, is_secret},
+    layers::leaves,
+    schema::{Schema, Slot, dotted, is_secret, nearest},
 };
 
 /// The variables that have a name of their own. A secret one may also be given as `…_FILE`.
@@ -39,13 +40,19 @@ pub(super) fn process() -> Vec<(String, String)> {
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-/// Makes a layer of these variables; those that aren't ours are passed over, and so are plain ones that are empty.
+/// Makes a layer of these variables; those that aren't ours are passed over, and so are plain ones that are empty. What
+/// begins like ours must be known: passed over, a typing error would start another service than was meant.
 pub(super) fn layer(
     variables: impl IntoIterator<Item = (String, String)>,
     schema: &Schema,
     problems: &mut Problems,
 ) -> Table {
     let variables: BTreeMap<String, String> = variables.into_iter().collect();
+    for (name, value) in &variables {
+        if name.starts_with("HNE_") && !name.starts_with("HNE__") && !value.is_empty() && !is_known(name, value) {
+            refuse_unknown(name, schema, problems);
+        }
+    }
     let mut layer = Layer { table: Table::new(), schema, problems, names: BTreeMap::new() };
     let given = |name: &str| variables.get(name).map(String::as_str).filter(|value| !value.is_empty());
     for (name, path) in PLAIN {
@@ -68,6 +75,33 @@ pub(super) fn layer(
         }
     }
     layer.table
+}
+
+/// Says whether a variable that begins with `HNE_` may be there: it is ours, it chooses a mistake in a build that has
+/// them, or it is one of those that Kubernetes sets for each service in a namespace, here one that is called `hne…`.
+///
+/// Source: <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>.
+fn is_known(name: &str, value: &str) -> bool {
+    let is_link = name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.contains("_PORT_") && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| name.contains(protocol)))
+        || (name.ends_with("_PORT") && value.contains("://"));
+    is_link || PLAIN.iter().any(|(plain, _)| *plain == name) || (cfg!(feature = "mutants") && name == "HNE_MUTANT")
+}
+
+/// Refuses a variable that there isn't. Its value isn't shown: it may be a secret.
+fn refuse_unknown(name: &str, schema: &Schema, problems: &mut Problems) {
+    let mut names: Vec<String> = PLAIN.iter().map(|(plain, _)| (*plain).to_owned()).collect();
+    leaves(schema.defaults(), &mut Vec::new(), &mut |path, _| {
+        names.push(format!("HNE__{}", path.join("__").to_ascii_uppercase()));
+    });
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let bare = name.strip_prefix("HNE_").and_then(|bare| names.iter().find(|known| **known == bare).copied());
+    let hint =
+        bare.or_else(|| nearest(name, &names)).map_or_else(String::new, |near| format!(" Did you mean `{near}`?"));
+    problems.say(format!(
+        "`{name}` is no variable; there are `HNE_PROFILE`, `HNE_DATA_DIR`, and `HNE__SECTION__KEY` for any key.{hint}"
+    ));
 }
 
 struct Layer<'a> {

@@ -241,7 +241,7 @@ fn note_origins(table: &Table, path: &mut Vec<String>, origin: &str, problems: &
 }
 
 /// Visits every value that is no table, with its path.
-fn leaves(table: &Table, path: &mut Vec<String>, visit: &mut impl FnMut(&[&str], &Value)) {
+pub(super) fn leaves(table: &Table, path: &mut Vec<String>, visit: &mut impl FnMut(&[&str], &Value)) {
     for (key, value) in table {
         path.push(key.clone());
         match value {

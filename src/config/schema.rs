@@ -129,8 +129,8 @@ pub(super) fn dotted(path: &[&str]) -> String {
     quoted.collect::<Vec<_>>().join(".")
 }
 
-/// Returns the key that was probably meant.
-fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
+/// Returns the key, or the variable, that was probably meant.
+pub(super) fn nearest<'a>(key: &str, keys: &[&'a str]) -> Option<&'a str> {
     let scored = keys.iter().map(|known| (strsim::damerau_levenshtein(key, known), *known));
     scored.min().filter(|(distance, known)| *distance <= 1 + known.len() / 4).map(|(_, known)| known)
 }

@@ -151,7 +151,21 @@ fn values_of_variables_are_read_by_the_type_of_their_key() {
 
 #[test]
 fn other_programs_variables_are_passed_over() {
-    assert!(read(&[("HNE_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin"), ("SERVER__LISTEN", "x")]).is_ok());
+    assert!(read(&[("PATH", "/bin"), ("SERVER__LISTEN", "x"), ("HNETWORK", "x"), ("HNE_EMPTY", "")]).is_ok());
+    // As Kubernetes tells of its services `hne` and `hne-redis`.
+    let links = [
+        ("HNE_SERVICE_HOST", "10.0.0.1"),
+        ("HNE_SERVICE_PORT", "3000"),
+        ("HNE_SERVICE_PORT_HTTP", "3000"),
+        ("HNE_PORT", "tcp://10.0.0.1:3000"),
+        ("HNE_PORT_3000_TCP", "tcp://10.0.0.1:3000"),
+        ("HNE_PORT_3000_TCP_PROTO", "tcp"),
+        ("HNE_PORT_3000_TCP_PORT", "3000"),
+        ("HNE_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ("HNE_REDIS_SERVICE_HOST", "10.0.0.2"),
+        ("HNE_REDIS_PORT", "tcp://10.0.0.2:6379"),
+    ];
+    read(&links).unwrap();
 }
 
 #[test]

@@ -47,6 +47,20 @@ fn unknown_keys() {
         &["`server.workres` (from HNE__SERVER__WORKRES)", "workers"],
     );
     refused("below a value", &[("HNE__SERVER__LISTEN__X", "1")], &["HNE__SERVER__LISTEN__X", "is no key"]);
+    for (variable, meant) in [
+        ("HNE_PROFIL", "HNE_PROFILE"),
+        ("HNE_DATADIR", "HNE_DATA_DIR"),
+        ("HNE_LISTEN", "LISTEN"),
+        ("HNE_SERVER__WORKERS", "HNE__SERVER__WORKERS"),
+        ("HNE_SERVER_WORKERS", "HNE__SERVER__WORKERS"),
+        ("HNE_LOG__FORMAT", "HNE__LOG__FORMAT"),
+    ] {
+        let (is_none, hint) = (format!("`{variable}` is no variable"), format!("Did you mean `{meant}`?"));
+        refused(variable, &[(variable, "s3ntinel")], &[&is_none, "HNE__SECTION__KEY", &hint]);
+    }
+    refused("a port of its own", &[("HNE_SERVER__PORT", "3")], &["`HNE_SERVER__PORT` is no variable"]);
+    #[cfg(not(feature = "mutants"))]
+    refused("a mistake in a build without", &[("HNE_MUTANT", "NoAuth")], &["`HNE_MUTANT` is no variable"]);
     refused("a variable for a section", &[("HNE__SERVER", "1")], &["`HNE__SERVER`", "section", "backlog"]);
     refused("a variable for all entries", &[("HNE__PROVIDERS", "1")], &["`HNE__PROVIDERS`", "section"]);
 }

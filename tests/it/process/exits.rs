@@ -141,6 +141,8 @@ fn a_bad_configuration_exits_78_and_binds_no_port() {
     for (name, value) in [
         ("HNE__SERVER__WORKERS", "many"),
         ("HNE__SERVER__WROKERS", "2"),
+        ("HNE_PROFIL", "production"),
+        ("HNE_SERVER__PORT", "3"),
         ("LISTEN", "0.0.0.0:3000"),
         ("HNE_PROFILE", "production"),
         ("DATABASE_URL", "mysql://h/d"),
