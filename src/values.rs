@@ -76,3 +76,10 @@ pub(crate) fn is_plain_http_url(text: &str) -> bool {
 pub(crate) fn without_query(url: &str) -> String {
     url.split_once('?').map_or_else(|| url.to_owned(), |(plain, _query)| format!("{plain}?…"))
 }
+
+/// Says whether it is certain where the user and password of a URL end: at its only `@`, which comes before any `/` and
+/// `?`. A password that isn't percent-encoded may have one of these in it, and its rest would be taken for a host.
+pub(crate) fn has_certain_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_scheme, rest)| rest);
+    rest.split_once('@').is_none_or(|(user, host)| !user.contains(['/', '?']) && !host.contains('@'))
+}

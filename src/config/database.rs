@@ -9,7 +9,7 @@ use super::error::Problems;
 use crate::{
     cache::{self, SetupError},
     store,
-    values::minutes,
+    values::{has_certain_user, minutes},
 };
 
 /// Fills in the default URL, and takes `pool_max` out of the URL that is given.
@@ -20,7 +20,8 @@ pub(super) fn settle(config: &mut store::Config, data_dir: &Path, problems: &mut
         config.url = SecretString::from(format!("sqlite://{}", file.display()));
         return;
     }
-    let Some((before, query)) = given.split_once('?') else { return };
+    // What follows a bare `?` in a password is no query: it is refused below, and none of it is shown.
+    let Some((before, query)) = given.split_once('?').filter(|_| has_certain_user(given)) else { return };
     let (ours, others): (Vec<&str>, Vec<&str>) =
         query.split('&').partition(|pair| pair.split('=').next() == Some("pool_max"));
     let Some(pair) = ours.last() else { return };
@@ -80,12 +81,12 @@ fn check_url(key: &str, url: &SecretString, schemes: &[&str], problems: &mut Pro
 
 /// Returns what of a database's or Redis's URL may be shown: no user, no password, no query.
 pub(super) fn masked(url: &str) -> String {
-    let (plain, query) = url.split_once('?').unwrap_or((url, ""));
+    let plain = url.split_once('?').map_or(url, |(plain, _query)| plain);
     if plain.starts_with("sqlite://") {
         return plain.to_owned();
     }
-    // A password with a bare `?` or `#` in it makes a URL whose parts aren't what they seem.
-    let parsed = Url::parse(plain).ok().filter(|_| !plain.contains('#') && !query.contains('@'));
+    // A password with a bare `@`, `/`, `?` or `#` in it makes a URL whose parts aren't what they seem.
+    let parsed = Url::parse(plain).ok().filter(|_| !plain.contains('#') && has_certain_user(url));
     let host = parsed.as_ref().and_then(|url| Some((url, url.host_str()?)));
     host.map_or_else(
         || "hidden".to_owned(),

@@ -10,6 +10,7 @@ use super::{
     postgres, sqlite,
     tls::{Tls, Trust},
 };
+use crate::values::has_certain_user;
 
 /// What a URL stands for.
 pub(super) enum Address {
@@ -35,12 +36,12 @@ const OTHERS: [&str; 4] = ["pgbouncer", "connection_limit", "pool_timeout", "sup
 /// A sentence that says what is wrong and what is allowed.
 pub(super) fn parse(url: &str) -> Result<Parsed, String> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    if query.contains('@') && !base.contains('@') {
-        return Err("the user or password in the database's URL must be percent-encoded (`?` is %3F)".into());
-    }
     let scheme = base.split_once("://").map(|(scheme, _)| scheme);
     match scheme {
         Some("sqlite") => parse_sqlite(base, query),
+        _ if !has_certain_user(url) => Err("the user and password in the database's URL must be percent-encoded, \
+                                            and so must any other @ in it (@ is %40, / is %2F, ? is %3F)"
+            .into()),
         Some("postgres" | "postgresql") => parse_postgres(base, query),
         _ => Err("the database's URL begins with postgres://, postgresql:// or sqlite://".into()),
     }

@@ -76,6 +76,33 @@ fn a_url_that_reads_two_ways_is_not_shown_at_all() {
     assert!(error.contains("percent-encoded") && !error.contains("1234"), "{error}");
 }
 
+/// Its host would be a piece of the password, and be shown.
+#[test]
+fn a_password_that_may_go_on_is_refused_and_not_shown() {
+    for rest in [
+        "a:p@s3ntinel/rd@127.0.0.1:1/x",
+        "a:p@s3ntinel@h/d",
+        "a:12/s3ntinel@h/d",
+        "a:12/@s3ntinel",
+        "a:p@h?s3ntinel@h/d",
+        "a:p@h/d?application_name=s3ntinel@h",
+        "a:p@h?pool_max=s3ntinel@h/d",
+    ] {
+        let url = format!("postgres://{rest}");
+        for variable in ["DATABASE_URL", "DATABASE_REPLICA_URL"] {
+            let error = read(&[(variable, &url)]).expect_err(&url).to_string();
+            assert!(error.contains(variable) && error.contains("percent-encoded"), "{url}: {error}");
+            assert!(!error.contains("s3ntinel"), "{error}");
+        }
+    }
+    // The client of Redis takes the last `@` before the path for the user's end.
+    let config = read(&[("REDIS_URL", "redis://a:p@s3ntinel@h:1/0")]).unwrap();
+    assert_eq!(super::line(&config, "redis.url"), "hidden (from REDIS_URL)");
+    for url in ["postgres://u:p%40s%2Fs@h/d", "postgres://h/d", "sqlite://at@home/x.db"] {
+        read(&[("DATABASE_URL", url)]).unwrap();
+    }
+}
+
 #[test]
 fn a_key_set_s_query_is_taken_and_not_shown() {
     let url = format!("https://signer.example/keys?p={SENTINEL}");

@@ -181,3 +181,11 @@ fn a_replica_that_is_away_is_a_finding() {
     let (code, checks) = examine(&world);
     assert_eq!((code, check(&checks, "replica").0), (0, &json!(true)), "{checks}");
 }
+
+#[test]
+fn a_password_that_is_not_encoded_is_told_and_not_shown() {
+    let world = World::on(Database::Sqlite).env("DATABASE_URL", "postgres://a:p@s3ntinel/rd@127.0.0.1:1/x");
+    let done = world.run(&["doctor"]);
+    assert!(done.code != 0 && done.stdout.contains("percent-encoded"), "{done:?}");
+    assert!(!format!("{done:?}").contains("s3ntinel"), "{done:?}");
+}

@@ -149,6 +149,7 @@ fn a_bad_configuration_exits_78_and_binds_no_port() {
         ("DATABASE_URL", "postgres://h/d?schema=app"),
         ("DATABASE_URL", "postgres://h/d?sslmode=maybe"),
         ("DATABASE_URL", "postgres://h:port/d"),
+        ("DATABASE_URL", "postgres://a:p@ssw/rd@h/d"),
         ("DATABASE_URL", "postgres://h/d?sslmode=verify-ca&sslrootcert=%2Fnowhere.pem"),
         ("DATABASE_URL", "sqlite://:memory:"),
         ("DATABASE_URL", "sqlite://x.db?pool_max=0"),
