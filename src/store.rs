@@ -83,6 +83,7 @@ pub use self::{
     models::{ModelSpec, Origin},
     plans::PlanLine,
     pool::PoolState,
+    prune::Pruned,
     sqlite::InstanceLock,
     usage::{ClassUsage, UserUsage},
     users::{NewUser, UserRow},

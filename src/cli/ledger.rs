@@ -25,9 +25,9 @@ pub(super) enum Command {
     },
     /// Corrects what a user has used of a class; negative figures give quota back.
     Adjust(adjust::Adjust),
-    /// Replaces old posting rows by their sums.
+    /// Replaces old posting rows by their sums, and drops what is of no use any more.
     Prune {
-        /// Those are replaced whose requests began before this day, UTC.
+        /// Those rows go whose requests began, or whose use ended, before this day, UTC.
         #[arg(long, value_name = "YYYY-MM-DD", value_parser = upkeep::midnight)]
         before: actors::domain::Timestamp,
     },

@@ -79,15 +79,19 @@ pub(super) async fn heartbeat(link: &mut Link, instance: Uuid, process: Uuid) ->
     let beat = sql!(text, Text = process.to_string(), BigInt = now, Text = id.clone());
     let found: Option<BeatRow> = link.find(beat).await?;
     let BeatRow { ours, written_off } = found.unwrap_or(BeatRow { ours: false, written_off: false });
-    let ended = Timestamp(now - ENDED_MICROS);
     if ours {
-        let since = |kind: WindowKind| kind.at(ended).start().seconds();
-        let (days, months) = (since(WindowKind::Day), since(WindowKind::Month));
+        let (days, months) = ended_windows(now);
         let text = link
             .text(include_str!("sql/postgres/drop_ended_leases.sql"), include_str!("sql/sqlite/drop_ended_leases.sql"));
         link.execute(sql!(text, Text = id, BigInt = days, BigInt = months)).await?;
     }
-    Ok(Heartbeat { now: Timestamp(now), ended, ours, written_off })
+    Ok(Heartbeat { now: Timestamp(now), ended: Timestamp(now - ENDED_MICROS), ours, written_off })
+}
+
+/// Returns before which second a day began, and a month, whose leases have had their day.
+pub(super) fn ended_windows(now: i64) -> (i64, i64) {
+    let since = |kind: WindowKind| kind.at(Timestamp(now - ENDED_MICROS)).start().seconds();
+    (since(WindowKind::Day), since(WindowKind::Month))
 }
 
 async fn write_off(link: &mut Link, instance: Uuid, operator: Option<String>) -> Result<WriteOff, Fault> {

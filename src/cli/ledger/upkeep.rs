@@ -8,6 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use super::{Desk, Failed, Output};
+use crate::store::Pruned;
 
 /// As JSON `{"instance", "at", "operator", "leases", "freed": {"requests", "tokens", "cost_nanodollars"}}`.
 pub(super) async fn write_off(desk: &Desk, instance: Uuid) -> Result<Output, Failed> {
@@ -45,9 +46,17 @@ pub(super) fn midnight(day: &str) -> Result<Timestamp, String> {
     }
 }
 
-/// As JSON `{"before", "pruned"}`.
+/// As JSON `{"before", "pruned", "dropped": {"revocations", "journals", "leases", "instances"}}`.
 pub(super) async fn prune(desk: &Desk, before: Timestamp) -> Result<Output, Failed> {
-    let pruned = desk.store.prune(before).await?;
-    let json = json!({"before": before.to_rfc3339(), "pruned": pruned});
-    Ok(Output::new(json, format!("{pruned} postings from before {} are now sums.", before.to_rfc3339())))
+    let Pruned { postings, revocations, journals, leases, instances } = desk.store.prune(before).await?;
+    let json = json!({
+        "before": before.to_rfc3339(), "pruned": postings,
+        "dropped": {"revocations": revocations, "journals": journals, "leases": leases, "instances": instances},
+    });
+    let text = format!(
+        "{postings} postings from before {} are now sums.\nDropped, as of no use since: {revocations} revocations of \
+         tokens, {journals} empty journals, {leases} leases, {instances} instances.",
+        before.to_rfc3339()
+    );
+    Ok(Output::new(json, text))
 }

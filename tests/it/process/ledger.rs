@@ -251,9 +251,16 @@ fn old_rows_become_sums() {
             "INSERT INTO usage_totals VALUES (1, 1, 0, 1577836800, 1, 2, 3, 4), (1, 1, 1, 1577836800, 1, 2, 3, 4)",
         );
         assert_eq!(world.json(&["ledger", "verify"])["drift"], 0);
+        // Long silent, and left nothing.
+        world.execute(&format!(
+            "INSERT INTO instances VALUES ('{DEAD}', '{DEAD}', 1577836800000000, 1577836800000000, NULL)"
+        ));
         let prune = |day: &str| world.json(&["ledger", "prune", "--before", day]);
-        assert_eq!(prune("2020-01-01"), json!({"before": "2020-01-01T00:00:00Z", "pruned": 0}));
-        assert_eq!(prune("2020-01-02")["pruned"], 1);
+        let dropped = |instances| json!({"revocations": 0, "journals": 0, "leases": 0, "instances": instances});
+        let nothing = json!({"before": "2020-01-01T00:00:00Z", "pruned": 0, "dropped": dropped(0)});
+        assert_eq!(prune("2020-01-01"), nothing);
+        let pruned = prune("2020-01-02");
+        assert_eq!((&pruned["pruned"], &pruned["dropped"]), (&json!(1), &dropped(1)));
         let proof = world.json(&["ledger", "verify"]);
         assert_eq!((&proof["postings"], &proof["checkpoints"], &proof["drift"]), (&json!(1), &json!(2), &json!(0)));
         world.execute("UPDATE usage_totals SET requests = requests + 1 WHERE window_start = 1577836800");

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    domain::{Amounts, Limits, Nanodollars, Portion, Timestamp, UserId, WindowKind},
+    domain::{Amounts, Limits, Nanodollars, Portion, Timestamp, TokenHash, UserId, WindowKind},
     ports::{Batch, Change, CursorMove, Directory, JournalCursor, LeaseAsk, LeaseKey, LedgerStore, Recall, StoreError},
 };
-use hasnot_engine::store::{Correction, Store};
+use hasnot_engine::store::{Correction, Pruned, Store};
 use uuid::Uuid;
 
 use super::world::{NOON, World, account, amounts, batch, day, month, on_both, posting, reading, step, used};
@@ -20,6 +20,7 @@ on_both!(
     corrections_count_and_are_told,
     impossible_corrections_are_refused,
     pruned_rows_are_still_proved,
+    what_is_of_no_use_any_more_is_dropped,
     usage_shows_what_is_leased,
     a_store_that_was_put_back_is_known_by_its_changes,
 );
@@ -221,8 +222,8 @@ async fn pruned_rows_are_still_proved(world: &World) {
     store.apply(Arc::new(batch(Uuid::new_v4(), 0, postings))).await.unwrap();
     let asked = [(account(1, 1), day(noon)), (account(1, 1), month(noon)), (account(2, 1), month(earlier(40)))];
     let before = used(&store, &asked).await;
-    assert_eq!(store.prune(midnight).await.unwrap(), 4);
-    assert_eq!(store.prune(midnight).await.unwrap(), 0);
+    assert_eq!(store.prune(midnight).await.unwrap().postings, 4);
+    assert_eq!(store.prune(midnight).await.unwrap().postings, 0);
     let verified = store.verify_ledger().await.unwrap();
     assert_eq!((verified.postings, verified.checkpoints, verified.drift), (2, 6, 0));
     assert_eq!(used(&store, &asked).await, before);
@@ -232,7 +233,7 @@ async fn pruned_rows_are_still_proved(world: &World) {
         .await
         .unwrap();
     assert_eq!(store.verify_ledger().await.unwrap().drift, 0);
-    assert_eq!(store.prune(midnight).await.unwrap(), 1);
+    assert_eq!(store.prune(midnight).await.unwrap().postings, 1);
     let verified = store.verify_ledger().await.unwrap();
     assert_eq!((verified.postings, verified.checkpoints, verified.drift), (2, 6, 0));
     // A total of a pruned window that was tampered with is found, and so is a checkpoint.
@@ -242,6 +243,58 @@ async fn pruned_rows_are_still_proved(world: &World) {
     assert_eq!(store.verify_ledger().await.unwrap().drift, 7 + 2 * 2);
     let future = store.now().await.unwrap().plus(Duration::from_secs(60));
     assert!(refused(store.prune(future).await).contains("past"));
+}
+
+async fn what_is_of_no_use_any_more_is_dropped(world: &World) {
+    let store = world.store().await;
+    let now = store.now().await.unwrap();
+    let (before, week) = (Timestamp(now.0 - 3_600_000_000), Duration::from_secs(7 * 24 * 3_600));
+    store.revoke_token(TokenHash([2; 32]), now.plus(week)).await.unwrap();
+    store.revoke_token(TokenHash([1; 32]), Timestamp(before.0 - 1)).await.unwrap();
+
+    let [gone, open, lending, lent, alive, fresh] = [(); 6].map(|()| Uuid::new_v4());
+    for instance in [gone, open, lending, lent, alive] {
+        store.enroll(instance, instance).await.unwrap();
+    }
+    let window = |at: i64| WindowKind::Day.at(Timestamp(at));
+    let key = |at| LeaseKey { account: account(1, 1), window: window(at) };
+    lease(&store, lending, key(now.0), 1).await;
+    lease(&store, lent, key(now.0 - 9 * 86_400_000_000), 1).await;
+    lease(&store, alive, key(now.0 - 9 * 86_400_000_000), 1).await;
+
+    let [empty, written, begun, new] = [(); 4].map(|()| Uuid::new_v4());
+    let ends = |journal, from, to| CursorMove { closes: true, ..step(journal, from, to) };
+    let batch = |instance, cursors| Arc::new(Batch { instance, cursors, postings: vec![] });
+    store.apply(batch(gone, vec![ends(empty, 0, 0), ends(written, 0, 2)])).await.unwrap();
+    store.apply(batch(open, vec![step(begun, 0, 0)])).await.unwrap();
+    let long_ago = before.0 - 1;
+    world.execute(&format!("UPDATE journals SET closed_at = {long_ago} WHERE closed_at IS NOT NULL"));
+    world.execute(&format!("UPDATE instances SET heartbeat_at = {long_ago} WHERE id <> '{alive}'"));
+    store.enroll(fresh, fresh).await.unwrap();
+    store.apply(batch(fresh, vec![ends(new, 0, 0)])).await.unwrap();
+
+    // Of `gone` and `lent`; the lease is of the latter.
+    let dropped = Pruned { postings: 0, revocations: 1, journals: 1, leases: 1, instances: 2 };
+    assert_eq!(store.prune(before).await.unwrap(), dropped);
+    let nothing = Pruned { revocations: 0, journals: 0, leases: 0, instances: 0, ..dropped };
+    assert_eq!(store.prune(before).await.unwrap(), nothing);
+    let cursor = |applied, known, closed| JournalCursor { applied, known, closed };
+    let kept = [cursor(0, false, false), cursor(2, true, true), cursor(0, true, false), cursor(0, true, true)];
+    assert_eq!(store.cursors(&[empty, written, begun, new]).await.unwrap(), kept);
+    let left = store.inspect().await.unwrap();
+    let mut ids: Vec<_> = left.instances.iter().map(|row| row.id.clone()).collect();
+    ids.sort();
+    let mut expected = [open, lending, alive, fresh].map(|id| id.to_string());
+    expected.sort();
+    assert_eq!(ids, expected);
+    assert_eq!(left.leases.len(), 2, "one is of today, the other's instance lives");
+
+    // What comes back does so as if nothing had happened.
+    store.apply(batch(gone, vec![ends(empty, 0, 0)])).await.unwrap();
+    assert!(!store.heartbeat(gone, gone).await.unwrap().ours);
+    store.enroll(gone, gone).await.unwrap();
+    assert!(store.heartbeat(gone, gone).await.unwrap().ours);
+    assert_eq!(store.verify_ledger().await.unwrap().drift, 0);
 }
 
 async fn usage_shows_what_is_leased(world: &World) {
