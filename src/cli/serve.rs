@@ -13,14 +13,24 @@ use super::{Failed, INTERNAL, complain, print};
 use crate::{
     boot::{Gateway, prepare_folder},
     clock::StoreClock,
-    config::{self, Config},
+    config::{self, Config, LogFormat},
     store::NewUser,
     telemetry,
     token::Issuer,
 };
 
-pub(super) fn run(mut config: Config) -> Result<(), Failed> {
+pub(super) fn run(config: Config) -> Result<(), Failed> {
     telemetry::start(&config.log);
+    let is_json = config.log.format == LogFormat::Json;
+    serve(config).inspect_err(|failed| {
+        // People read the sentence itself; who collects JSON may keep nothing else.
+        if is_json {
+            tracing::error!(exit_code = failed.code, "{}", failed.message);
+        }
+    })
+}
+
+fn serve(mut config: Config) -> Result<(), Failed> {
     prepare_folder(&config.data_dir)?;
     let made_here = config::ensure_secret(&mut config)?;
     System::new().block_on(async move {

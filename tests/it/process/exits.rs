@@ -2,6 +2,8 @@
 
 use std::net::{TcpListener, TcpStream};
 
+use serde_json::Value;
+
 use super::world::{World, free_port};
 use crate::harness::{
     app::{Database, SECRET},
@@ -181,6 +183,25 @@ fn a_dependency_that_is_away_exits_69() {
         let said = World::on(Database::Sqlite).env(name, value).refused(&["serve"], 69);
         assert!(said.contains(hint), "{name}: {said}");
     }
+}
+
+/// Who collects JSON keeps no other line.
+#[test]
+fn why_it_ends_is_a_line_of_the_log_too_where_that_is_json() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let said = |format| {
+        let world = World::on(Database::Sqlite).env("LISTEN", &taken).env("HNE__LOG__FORMAT", format);
+        world.refused(&["serve"], 69)
+    };
+    let json = said("json");
+    let plain = json.lines().last().unwrap();
+    assert!(plain.contains(&taken), "{json}");
+    let lines = json.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let errors: Vec<Value> = lines.filter(|line| line["level"] == "ERROR").collect();
+    assert_eq!(errors.len(), 1, "{json}");
+    assert_eq!((&errors[0]["message"], &errors[0]["exit_code"]), (&plain.into(), &69.into()), "{json}");
+    assert_eq!(said("pretty").matches(&taken).count(), 1, "people read it once");
 }
 
 #[test]
