@@ -5,6 +5,7 @@
 //! differ (`sql/`, `migrations/`), it differs in text only.
 //!
 //! Invariants:
+//! - A connection to PostgreSQL is one session for as long as it is open: a pooler that doesn't keep them is refused.
 //! - Connections are opened and driven on an [`IoThread`](crate::io::IoThread). Every call runs there to its end,
 //!   whoever called it and whether or not they still wait.
 //! - Every write is one transaction, and takes its locks in this order, so that none waits in a circle: the change
@@ -35,6 +36,7 @@ mod migrate;
 mod models;
 mod plans;
 mod pool;
+mod pooler;
 mod postgres;
 mod prune;
 mod schema;
@@ -166,7 +168,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Refused`] for a URL that [`check_url`] refuses, [`StoreError::Unavailable`] within `connect_timeout`
-    /// if the database can't be reached.
+    /// if the database can't be reached, [`StoreError::Unfit`] for a pooler that doesn't keep sessions.
     pub async fn connect(config: &Config, io: &IoHandle) -> Result<Self, StoreError> {
         Self::open(config, io, true).await
     }
@@ -183,10 +185,17 @@ impl Store {
     }
 
     async fn open(config: &Config, io: &IoHandle, makes: bool) -> Result<Self, StoreError> {
+        let limit = config.statement_timeout + pooler::PATIENCE;
         let config = config.clone();
         let opening = io.clone();
         let inner = io.run(async move { open(&config, opening, makes) }).await.map_err(|gone| no_answer(&gone))?;
         let store = Self(Arc::new(inner?));
+        if let Opener::Postgres(target) = &store.0.opener {
+            // Before anything is prepared.
+            let target = Arc::clone(target);
+            let look = async move |link: &mut Link| pooler::refuse(link, &target).await;
+            store.call("pooler", &store.0.write, Scope::Statement, Some(limit), look).await?;
+        }
         store.ping().await?;
         Ok(store)
     }

@@ -27,7 +27,7 @@ pub(super) struct Parsed {
     pub(super) pool_max: Option<u32>,
 }
 
-/// Other clients' keys, which mean nothing to this one: poolers that know prepared statements need no flag.
+/// Other clients' keys, which mean nothing to this one: whether there is a pooler, and of what kind, is found out by asking.
 const OTHERS: [&str; 4] = ["pgbouncer", "connection_limit", "pool_timeout", "supa"];
 
 /// Takes a URL apart.

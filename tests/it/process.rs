@@ -9,6 +9,7 @@ mod ledger;
 mod nginx;
 mod owner;
 mod plans;
+mod pooler;
 mod reading;
 mod ready;
 mod replica;

@@ -1,10 +1,11 @@
 # Runs a private server for as long as its standard input is open, then removes every trace: also after a SIGKILL of
 # the tests, since the kernel closes their end of the pipe. Takes orders by line, answers each with a line.
 #   guard.sh postgres|redis|redis_tls PORT
-kind=$1 port=$2
+#   guard.sh pgbouncer PORT MODE PORT-OF-POSTGRES
+kind=$1 port=$2 mode=$3 behind=$4
 # In /tmp, whatever TMPDIR says: the path of a socket has at most 107 bytes.
 dir=$(mktemp -d /tmp/hne-test-XXXXXX) || exit 1
-PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+PATH=$PATH:/usr/sbin:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
 pid=
 
 start_postgres() {
@@ -53,6 +54,27 @@ start_redis_tls() {
 
 prepare_redis_tls() { certify "$dir"; }
 
+prepare_pgbouncer() {
+    cat >"$dir/pgbouncer.ini" <<END
+[databases]
+* = host=127.0.0.1 port=$behind user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $port
+unix_socket_dir =
+auth_type = any
+pool_mode = $mode
+END
+}
+
+start_pgbouncer() {
+    pgbouncer "$dir/pgbouncer.ini" >"$dir/log" 2>&1 &
+    pid=$!
+    until psql -Xqc 'SHOW VERSION' "postgres://pgbouncer@127.0.0.1:$port/pgbouncer" >/dev/null 2>&1; do
+        kill -0 "$pid" 2>/dev/null || return 1
+    done
+}
+
 everybody() { echo "$pid $(pgrep -P "$pid" | tr '\n' ' ')"; }
 
 stop() {
@@ -60,7 +82,7 @@ stop() {
     kill -CONT $(everybody) 2>/dev/null
     case $kind in
         postgres) pg_ctl -D "$dir/data" -m "$1" -w -t 60 stop >/dev/null 2>&1 ;;
-        redis*) kill -KILL "$pid"; wait "$pid" 2>/dev/null ;;
+        redis*|pgbouncer) kill -KILL "$pid"; wait "$pid" 2>/dev/null ;;
     esac
     pid=
 }

@@ -130,6 +130,21 @@ impl TlsRedis {
     }
 }
 
+/// A PgBouncer before the process's PostgreSQL.
+pub(crate) struct PgBouncer(Server);
+
+impl PgBouncer {
+    /// Starts one with this `pool_mode`, which ends when it is dropped.
+    pub(crate) fn start(mode: &str) -> Self {
+        Self(Server::start_with("pgbouncer", &[mode, &postgres().port().to_string()]))
+    }
+
+    /// Returns a database's URL that leads through it.
+    pub(crate) fn url(&self, database: &str) -> String {
+        database.replace(&format!(":{}/", postgres().port()), &format!(":{}/", self.0.port))
+    }
+}
+
 impl Deref for Postgres {
     type Target = Server;
     fn deref(&self) -> &Server {
@@ -190,16 +205,21 @@ impl Server {
     }
 
     fn start(kind: &str) -> Self {
-        // Between looking for a free port and taking it, somebody else may.
-        (0..5).find_map(|_| Self::try_start(kind)).unwrap_or_else(|| panic!("{kind} can't be started"))
+        Self::start_with(kind, &[])
     }
 
-    fn try_start(kind: &str) -> Option<Self> {
+    /// Starts one that takes more arguments (`guard.sh`).
+    fn start_with(kind: &str, more: &[&str]) -> Self {
+        // Between looking for a free port and taking it, somebody else may.
+        (0..5).find_map(|_| Self::try_start(kind, more)).unwrap_or_else(|| panic!("{kind} can't be started"))
+    }
+
+    fn try_start(kind: &str, more: &[&str]) -> Option<Self> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let script = include_str!("guard.sh");
         let is_root = std::process::Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
-        let mut command = if is_root && kind == "postgres" {
-            // PostgreSQL refuses to run as root.
+        let mut command = if is_root && ["postgres", "pgbouncer"].contains(&kind) {
+            // They refuse to run as root.
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--", "sh"]);
             command
@@ -209,6 +229,7 @@ impl Server {
         // A group of its own: Ctrl-C is for the tests, the guard cleans up after them.
         let mut shell = command
             .args(["-c", script, "guard", kind, &port.to_string()])
+            .args(more)
             .current_dir("/")
             .process_group(0)
             .stdin(Stdio::piped())
