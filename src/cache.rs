@@ -61,6 +61,9 @@ pub enum SetupError {
     /// The URL is none of Redis.
     #[error("the Redis URL must begin with redis://, rediss:// or unix:// and name a server")]
     Url,
+    /// The URL's path is no number.
+    #[error("what follows the server in the Redis URL must be the number of a database, such as /0, or nothing")]
+    DatabaseNumber,
     /// The file of certificates is none.
     #[error("the certificate authorities for Redis can't be read: {0}")]
     CaFile(io::Error),
@@ -114,7 +117,33 @@ pub fn check(config: &Config) -> Result<(), SetupError> {
 pub async fn ping(config: &Config) -> Result<(), String> {
     let Some(url) = &config.url else { return Ok(()) };
     let client = entries::client(config, url).map_err(|error| error.to_string())?;
-    link::ping(&client).await.map_err(|error| format!("Redis gave no answer ({})", error.category()))
+    link::ping(&client).await.map_err(|error| complaint(&error))
+}
+
+/// Finds out whether the server lets the service do what it does: write and read keys of its kinds. They are deleted
+/// again. Where no server is configured, there is nothing to find out.
+///
+/// # Errors
+/// As [`ping`].
+///
+/// # Cancel safety
+/// May be dropped at any point; a key may then live for 10 s.
+pub async fn try_out(config: &Config) -> Result<(), String> {
+    let Some(url) = &config.url else { return Ok(()) };
+    let client = entries::client(config, url).map_err(|error| error.to_string())?;
+    link::ping(&client).await.map_err(|error| complaint(&error))?;
+    match link::try_out(&client, &entries::probes(&config.key_prefix)).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("Redis doesn't give back what is written".to_owned()),
+        Err(error) => Err(format!("Redis refuses what the service does ({})", link::said(&error))),
+    }
+}
+
+/// Says why there was no answer, and what helps where the server's certificate is not trusted.
+fn complaint(error: &redis::RedisError) -> String {
+    let said = link::said(error);
+    let hint = if said.contains("certificate") { "; redis.ca_file names the authorities to trust" } else { "" };
+    format!("Redis gave no answer ({said}){hint}")
 }
 
 /// What there is without Redis: every look-up is a miss.

@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, task::AbortHandle};
+use uuid::Uuid;
 
 use super::{Config, SetupError, link::Link};
 
@@ -37,7 +38,7 @@ pub struct RedisCache {
 /// Reads the URL and the file of certificates; connects nowhere.
 pub(super) fn client(config: &Config, url: &SecretString) -> Result<redis::Client, SetupError> {
     // The library's own sentence could repeat the URL.
-    let client = redis::Client::open(url.expose_secret()).or(Err(SetupError::Url))?;
+    let client = redis::Client::open(url.expose_secret()).map_err(|_may_repeat| unusable(url.expose_secret()))?;
     let tls = matches!(client.get_connection_info().addr(), redis::ConnectionAddr::TcpTls { .. });
     let client = match &config.ca_file {
         None => client,
@@ -52,6 +53,19 @@ pub(super) fn client(config: &Config, url: &SecretString) -> Result<redis::Clien
         return Err(SetupError::NoTls);
     }
     Ok(client)
+}
+
+/// Says what is wrong with a URL that the library doesn't take.
+fn unusable(url: &str) -> SetupError {
+    let Some(url) = redis::parse_redis_url(url).filter(url::Url::has_host) else { return SetupError::Url };
+    let path = url.path().trim_matches('/');
+    if path.is_empty() || path.parse::<i64>().is_ok() { SetupError::Url } else { SetupError::DatabaseNumber }
+}
+
+/// Returns names of keys that nobody else has, of each kind that there is: what a server lets be read and written may
+/// depend on how keys begin. No user's id has a space in it.
+pub(super) fn probes(prefix: &str) -> [String; 3] {
+    ["user:auth", "key:auth", "user:usage"].map(|kind| format!("{prefix}{kind}:probe {}", Uuid::new_v4()))
 }
 
 /// Reads a file of certificates. The library takes one without any for one that trusts nobody.

@@ -24,6 +24,10 @@ pub(super) const PAUSE: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// After so many unanswered pings the connection is given up: the other end may have forgotten it.
 const MAX_SILENCE: u32 = 3;
+/// How long a key that was written to try the server out is kept at most.
+const PROBE_LIFE: Duration = Duration::from_secs(10);
+/// The most characters of an error that are told.
+const MAX_SAID: usize = 200;
 
 /// A connection that comes and goes.
 pub(super) struct Link {
@@ -83,35 +87,36 @@ impl Link {
 
     /// Counts an answer, or that there was none in time.
     fn judge<T>(&self, answer: Option<RedisResult<T>>, connection: &Arc<MultiplexedConnection>) -> Option<T> {
-        let broken = match answer {
+        let failure = match answer {
             Some(Ok(value)) => {
                 self.failures_in_a_row.store(0, Ordering::Relaxed);
                 return Some(value);
             }
-            Some(Err(error)) => error.is_unrecoverable_error(),
-            None => false,
+            Some(Err(error)) => Some(error),
+            None => None,
         };
         self.metrics.cache_called(CacheCall::Failed);
-        if broken {
+        if failure.as_ref().is_some_and(RedisError::is_unrecoverable_error) {
             // Unless it was replaced already.
             self.connection.compare_and_swap(connection, None);
             self.broke.notify_one();
         } else if self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FAILURES
             && !self.open.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!("Redis fails or is too slow: going on without it");
+            let error = failure.map_or_else(|| format!("no answer within {:?}", self.timeout), |error| said(&error));
+            tracing::warn!(error, "Redis fails or is too slow: going on without it");
         }
         None
     }
 
     /// Connects, watches, and connects again; never ends.
     pub(super) async fn keep(self: Arc<Self>, client: Client) {
-        let mut said = false;
+        let mut told = false;
         loop {
             match connect(&client).await {
                 Ok(connection) => {
                     tracing::info!("connected to Redis");
-                    said = false;
+                    told = false;
                     let connection = Arc::new(connection);
                     self.connection.store(Some(Arc::clone(&connection)));
                     self.close();
@@ -119,8 +124,8 @@ impl Link {
                     self.connection.store(None);
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut said, true) {
-                        tracing::warn!(error = error.category(), "can't connect to Redis: going on without it");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(error = said(&error), "can't connect to Redis: going on without it");
                     }
                 }
             }
@@ -175,8 +180,39 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection, RedisError> {
 /// Connects and asks for an answer.
 pub(super) async fn ping(client: &Client) -> Result<(), RedisError> {
     let mut connection = connect(client).await?;
-    match timeout(CONNECT_TIMEOUT, redis::cmd("PING").query_async(&mut connection)).await {
+    ask(&mut connection, &redis::cmd("PING")).await.map(drop)
+}
+
+/// Connects, and writes and reads each of these keys, which nobody else has, as calls do. Returns whether it read what
+/// it wrote. What is left where keys can't be deleted ends by itself.
+pub(super) async fn try_out(client: &Client, keys: &[String]) -> Result<bool, RedisError> {
+    let mut connection = connect(client).await?;
+    let mut same = true;
+    for key in keys {
+        ask(&mut connection, redis::cmd("SET").arg(key).arg("{}").arg("EX").arg(PROBE_LIFE.as_secs())).await?;
+        let read = ask(&mut connection, redis::cmd("GET").arg(key)).await;
+        // The service never deletes, so it doesn't need the right to.
+        let _deleted = ask(&mut connection, redis::cmd("DEL").arg(key)).await.is_ok();
+        same &= read? == Value::BulkString(b"{}".to_vec());
+    }
+    Ok(same)
+}
+
+async fn ask(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<Value> {
+    match timeout(CONNECT_TIMEOUT, command.query_async(connection)).await {
         Ok(answer) => answer,
         Err(_elapsed) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
     }
+}
+
+/// Returns what Redis, or the way to it, said. To a command that it doesn't know Redis says what came with it, which may
+/// be a password or a record: that is left out.
+pub(super) fn said(error: &RedisError) -> String {
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        // Of several commands: the first one's code, and then all of them.
+        (Some(code), None) => format!("{code}: {error}"),
+        _ => error.to_string(),
+    };
+    text.split(", with args").next().unwrap_or_default().chars().take(MAX_SAID).collect()
 }

@@ -148,10 +148,10 @@ async fn redis(config: &Config) -> Result<String, String> {
     if config.redis.url.is_none() {
         return Ok("none is configured; each instance caches on its own".to_owned());
     }
-    cache::ping(&config.redis)
+    cache::try_out(&config.redis)
         .await
-        .map_err(|error| format!("{error}: check REDIS_URL, the network, and Redis's log"))?;
-    Ok("answers".to_owned())
+        .map_err(|error| format!("{error}: check REDIS_URL, its user's rights, the network, and Redis's log"))?;
+    Ok("answers, and keeps what is written".to_owned())
 }
 
 /// Makes the verifier as `serve` does, and asks for the signer's keys once.

@@ -57,7 +57,8 @@ pub(super) fn check_redis(config: &cache::Config, problems: &mut Problems) {
         && check_url("redis.url", url, &["redis", "rediss"], problems)
         && let Err(why) = cache::check(config)
     {
-        let key = if matches!(why, SetupError::Url) { "redis.url" } else { "redis.ca_file" };
+        let key =
+            if matches!(why, SetupError::Url | SetupError::DatabaseNumber) { "redis.url" } else { "redis.ca_file" };
         problems.say(format!("{} can't be used: {why}.", problems.name(key)));
     }
     let range = Duration::from_millis(1)..=Duration::from_secs(10);

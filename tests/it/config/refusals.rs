@@ -188,6 +188,7 @@ fn addresses() {
         ("a replica", "DATABASE_REPLICA_URL", "x", &["`database.replica_url`", "postgres://"]),
         ("a pool", "DATABASE_URL", "postgres://h/d?pool_max=x", &["`database.url`", "pool_max=x", "1 to 1000"]),
         ("Redis", "REDIS_URL", "http://h", &["`redis.url` (from REDIS_URL)", "http://", "rediss://"]),
+        ("its database", "REDIS_URL", "redis://h/abc", &["`redis.url` (from REDIS_URL)", "number of a database"]),
         ("a provider's scheme", "OPENROUTER_BASE_URL", "ftp://h", &["openrouter.base_url`", "\"ftp://h\"", "https"]),
         ("no host", "OPENROUTER_BASE_URL", "/v1", &["openrouter.base_url`", "\"/v1\"", "host"]),
         ("credentials", "OPENROUTER_BASE_URL", "https://u:p@h", &["openrouter.base_url`", "without credentials"]),

@@ -91,9 +91,13 @@ impl Redis {
 
     /// Makes it forget everything.
     pub(crate) fn flush(&self) {
-        let port = self.0.port.to_string();
-        let output = Command::new("redis-cli").args(["-p", &port, "flushall"]).output().unwrap();
-        assert_eq!(output.stdout, b"OK\n");
+        assert_eq!(self.command(&["flushall"]), "OK");
+    }
+
+    /// Sends a command beside the service's own connection.
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.0.port.to_string()]).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
     /// Returns its URL.

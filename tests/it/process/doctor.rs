@@ -1,5 +1,6 @@
 //! `doctor`: what is wrong, and what to do.
 
+use futures_util::future::join_all;
 use hasnot_engine::token::Algorithm;
 use serde_json::{Value, json};
 
@@ -9,8 +10,8 @@ use super::{
 };
 use crate::{
     harness::{
-        app::{Database, SECRET},
-        servers,
+        app::{Database, SECRET, chat, complete, now, run, token},
+        servers::{self, Redis, TlsRedis},
     },
     token::signer::Signer,
 };
@@ -188,4 +189,68 @@ fn a_password_that_is_not_encoded_is_told_and_not_shown() {
     let done = world.run(&["doctor"]);
     assert!(done.code != 0 && done.stdout.contains("percent-encoded"), "{done:?}");
     assert!(!format!("{done:?}").contains("s3ntinel"), "{done:?}");
+}
+
+#[test]
+fn a_redis_that_refuses_what_the_service_does_is_a_finding() {
+    let redis = Redis::start();
+    let examine = |url: String, prefix: &str| {
+        let world = World::on(Database::Sqlite).env("REDIS_URL", url).env("HNE__REDIS__KEY_PREFIX", prefix);
+        let (_, checks) = examine(&world);
+        assert!(!checks.to_string().contains("hunter2"), "{checks}");
+        let (ok, message) = check(&checks, "redis");
+        (ok == true, message.to_owned())
+    };
+    // No more than the service needs, and beside it each thing that is missing.
+    for (user, rights) in [
+        ("fit", "~app:user:* ~app:key:* +ping +get +set"),
+        ("elsewhere", "~other:* +@all"),
+        ("mute", "~app:* +ping +get"),
+        ("blind", "~app:* +ping +set"),
+    ] {
+        let rights = [&["ACL", "SETUSER", user, "on", ">hunter2"][..], &rights.split(' ').collect::<Vec<_>>()].concat();
+        assert_eq!(redis.command(&rights), "OK");
+        let (ok, message) = examine(redis.url().replace("//", &format!("//{user}:hunter2@")), "app:");
+        assert!(ok == (user == "fit") && (ok || message.contains("NOPERM")), "{user}: {message}");
+    }
+    let (ok, message) = examine(format!("{}/99", redis.url()), "");
+    assert!(!ok && message.contains("DB index is out of range"), "{message}");
+    assert_eq!(examine(redis.url(), "own:"), (true, "answers, and keeps what is written".to_owned()));
+    assert_eq!(redis.command(&["KEYS", "own:*"]), "");
+    redis.command(&["CONFIG", "SET", "requirepass", "hunter3"]);
+    let (ok, message) = examine(redis.url(), "");
+    assert!(!ok && message.contains("NOAUTH"), "{message}");
+    let (ok, message) = examine(redis.url().replace("//", "//:hunter2@"), "");
+    assert!(!ok && message.contains("Password authentication failed"), "{message}");
+
+    let redis = Redis::start();
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let (ok, message) = examine(redis.url(), "");
+    assert!(!ok && message.contains("READONLY"), "{message}");
+}
+
+#[test]
+fn a_redis_whose_certificate_is_not_trusted_is_a_finding() {
+    let redis = TlsRedis::start();
+    let (_, checks) = examine(&World::on(Database::Sqlite).env("REDIS_URL", redis.url()));
+    let (ok, message) = check(&checks, "redis");
+    assert!(ok == false && message.contains("redis.ca_file") && message.contains("certificate"), "{message}");
+}
+
+#[test]
+fn what_redis_refuses_is_said_in_the_log() {
+    let redis = Redis::start();
+    redis.command(&["ACL", "SETUSER", "mute", "on", ">hunter2", "~*", "+ping"]);
+    let url = redis.url().replace("//", "//mute:hunter2@");
+    let world = World::on(Database::Sqlite).env("REDIS_URL", url).env("JWT_SECRET", SECRET);
+    let mut service = world.serve();
+    // Three calls that fail are enough where no ping that is answered comes between them.
+    let ask = async |number: i32| {
+        let token = token(&json!({"sub": format!("user-{number}"), "exp": now() + 3_600}));
+        let client = service.anonymous().bearer(&token);
+        assert_eq!(complete(&client, &chat("sim/basic", "hello")).await.status, 200);
+    };
+    run(join_all((0..20).map(ask)));
+    let (line, _) = service.process.stderr.wait_for("Redis fails or is too slow");
+    assert!(line.contains("NOPERM") && !line.contains("hunter2"), "{line}");
 }
