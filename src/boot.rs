@@ -43,7 +43,7 @@ use crate::{
     worker::Shared,
 };
 
-pub use folder::{DataFolder, prepare_folder};
+pub use folder::{DataFolder, find_room, prepare_folder};
 
 /// Why the service can't start. Each is a sentence for the operator.
 #[derive(Debug, thiserror::Error)]

@@ -14,6 +14,9 @@ use super::BootError;
 /// The file that holds the instance's id, and that is locked while somebody serves.
 const IDENTITY: &str = "instance";
 
+/// The most bytes that are written to find out whether there is room.
+const MAX_PROBE: u64 = 256 << 20;
+
 /// A data folder that this process serves from, and nobody else for as long as this lives.
 #[derive(Debug)]
 pub struct DataFolder {
@@ -74,7 +77,27 @@ fn identity(file: &mut File) -> io::Result<Uuid> {
 /// # Errors
 /// [`BootError::Unavailable`], with what to do.
 pub fn prepare_folder(folder: &Path) -> Result<(), BootError> {
-    try_out(folder).map_err(|error| unwritable(folder, &error))
+    try_out(folder, 0).map_err(|error| unwritable(folder, &error))
+}
+
+/// Finds out whether there is room in a folder for what serving claims there first, a segment of a journal for each
+/// worker: what was free is taken for a moment, and given back. Whoever serves from it meanwhile has claimed what it
+/// writes to, and where it lacks a spare segment by this, it tries again at once.
+///
+/// # Errors
+/// [`BootError::Unavailable`], with what to do.
+pub fn find_room(folder: &Path, segment_bytes: u64, workers: usize) -> Result<(), BootError> {
+    let bytes = segment_bytes.saturating_mul(workers as u64).min(MAX_PROBE);
+    try_out(folder, bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            BootError::Unavailable(format!(
+                "The data folder {} has no room for the journals ({error}): they begin with {bytes} bytes, a file of \
+                 journal.segment_bytes for each worker; make room there, or set HNE_DATA_DIR.",
+                folder.display()
+            ))
+        }
+        _ => unwritable(folder, &error),
+    })
 }
 
 fn unwritable(folder: &Path, error: &io::Error) -> BootError {
@@ -84,10 +107,14 @@ fn unwritable(folder: &Path, error: &io::Error) -> BootError {
     ))
 }
 
-fn try_out(folder: &Path) -> io::Result<()> {
+/// Writes so many bytes to a file of its own, which is removed however that goes.
+fn try_out(folder: &Path, bytes: u64) -> io::Result<()> {
     // Another process may do the same.
-    let probe = folder.join(format!(".probe-{}", Uuid::new_v4()));
+    let path = folder.join(format!(".probe-{}", Uuid::new_v4()));
     private::make_folder(folder)?;
-    fs::write(&probe, b"")?;
-    fs::remove_file(&probe)
+    let mut probe = private::file().write(true).create_new(true).open(&path)?;
+    // Zeros, as the files of a journal are claimed. A file system may say only when it syncs that it is full.
+    let written = io::copy(&mut io::repeat(0).take(bytes), &mut probe).and_then(|_| probe.sync_data());
+    fs::remove_file(&path)?;
+    written
 }

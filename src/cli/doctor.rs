@@ -1,6 +1,6 @@
 //! `doctor`: checks what the service needs, and says what is wrong and what to do.
 
-use std::{net::ToSocketAddrs, path::Path, sync::Arc, time::Duration};
+use std::{net::ToSocketAddrs, sync::Arc, time::Duration};
 
 use actix_rt::{Arbiter, System};
 use actors::{
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Failed, Output, UNAVAILABLE};
 use crate::{
-    boot::prepare_folder,
+    boot::find_room,
     cache,
     clock::StoreClock,
     config::{self, Config, ConfigError, HttpProvider, Provider},
@@ -42,7 +42,7 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
     let io = IoThread::start()?;
     let checks = System::new().block_on(async {
         let mut checks = vec![Check::of("configuration", Ok(stated(config)))];
-        checks.push(Check::of("data folder", data_folder(&config.data_dir)));
+        checks.push(Check::of("data folder", data_folder(config)));
         checks.extend(databases(&config.database, &io).await);
         checks.push(Check::of("redis", within(redis(config)).await));
         checks.push(Check::of("tokens", within(tokens(config)).await));
@@ -84,9 +84,10 @@ async fn within<T>(check: impl Future<Output = Result<T, String>>) -> Result<T, 
     tokio::time::timeout(PATIENCE, check).await.unwrap_or_else(|_elapsed| Err(format!("no answer within {PATIENCE:?}")))
 }
 
-fn data_folder(folder: &Path) -> Result<String, String> {
-    prepare_folder(folder).map_err(|error| error.to_string())?;
-    Ok(format!("{} can be written", folder.display()))
+fn data_folder(config: &Config) -> Result<String, String> {
+    let (folder, workers) = (&config.data_dir, config.server.worker_count());
+    find_room(folder, config.journal.segment_bytes, workers).map_err(|error| error.to_string())?;
+    Ok(format!("{} can be written, and has room for journals", folder.display()))
 }
 
 /// Checks the database and, where there is one, the replica.

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     harness::{
         app::{Database, SECRET, chat, complete, now, run, token},
+        disk::SmallDisk,
         servers::{self, Redis, TlsRedis},
     },
     token::signer::Signer,
@@ -189,6 +190,37 @@ fn a_password_that_is_not_encoded_is_told_and_not_shown() {
     let done = world.run(&["doctor"]);
     assert!(done.code != 0 && done.stdout.contains("percent-encoded"), "{done:?}");
     assert!(!format!("{done:?}").contains("s3ntinel"), "{done:?}");
+}
+
+#[test]
+fn a_folder_without_room_for_journals_is_a_finding() {
+    let disk = match SmallDisk::mount() {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: a disk of 8 MB can't be mounted: {why}"),
+    };
+    let world = World::on(Database::Postgres).env("HNE_DATA_DIR", disk.path().to_str().unwrap());
+    let world = world.env("HNE__SERVER__WORKERS", "2").env("HNE__JOURNAL__SEGMENT_BYTES", "262144");
+    let left = || std::fs::read_dir(disk.path()).unwrap().count();
+    let is_found = |checks: &Value| {
+        let (ok, message) = check(checks, "data folder");
+        assert!(ok == false && message.contains("HNE_DATA_DIR") && message.contains("524288 bytes"), "{message}");
+    };
+    assert_eq!((examine(&world).0, left()), (0, 0));
+    let ballast = disk.fill();
+    let (code, checks) = examine(&world);
+    is_found(&checks);
+    assert_eq!((code, left()), (69, 1));
+
+    std::fs::remove_file(ballast).unwrap();
+    let service = world.serve();
+    let client = service.client(&world, "ann");
+    let ballast = disk.fill();
+    is_found(&examine(&world).1);
+    // Who serves already has its files.
+    assert_eq!(run(async { complete(&client, &chat("sim/basic", "hello")).await.status }), 200);
+    std::fs::remove_file(ballast).unwrap();
+    assert_eq!(examine(&world).0, 0);
+    assert_eq!(service.stop("TERM").0.code, 0);
 }
 
 #[test]

@@ -1,12 +1,6 @@
 //! The disk that the journal lies on is full: what runs is charged, what is new is refused, until there is room again.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::time::Duration;
 
 use hne_load::clock;
 
@@ -16,7 +10,7 @@ use super::{
     load::{Answer, Caller, Crowd, Kind, Order},
     machine_shared, provider,
 };
-use crate::harness::{app::DEADLINE, servers};
+use crate::harness::{app::DEADLINE, disk::SmallDisk, servers};
 
 /// Streams that run while the disk gets full.
 const RUNNING: usize = 20;
@@ -28,43 +22,6 @@ const REQUESTS: usize = 200;
 const SEGMENT: &str = "262144";
 /// How soon there is service again after there is room.
 const RESUMES: Duration = Duration::from_secs(1);
-
-/// A small disk in memory, gone when it is dropped.
-struct SmallDisk {
-    folder: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// Mounts one of 8 MB, or says why it can't.
-    fn mount() -> Result<Self, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        let output = mount.args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(folder.path()).output();
-        let output = output.map_err(|error| error.to_string())?;
-        if output.status.success() { Ok(Self { folder }) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Fills it to the last byte; returns the file that does.
-    fn fill(&self) -> PathBuf {
-        let path = self.path().join("ballast");
-        let mut ballast = File::create(&path).unwrap();
-        for size in [64 << 10, 4_096, 1] {
-            while ballast.write(&vec![1; size]).is_ok_and(|written| written > 0) {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
 
 fn is_refused(answer: &Answer) -> bool {
     answer.refusal() == "ledger_unavailable"
