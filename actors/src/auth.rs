@@ -22,6 +22,7 @@
 //! waiters, a later note for keys, `Invalid` for longer tokens.
 
 mod cache;
+mod complaints;
 mod lookup;
 mod memory;
 mod roll;
@@ -41,6 +42,7 @@ use crate::{
     registry::Feed,
 };
 use cache::{AuthCache, Resolve};
+pub use complaints::Complaints;
 use memory::Memory;
 pub use roll::Roll;
 
@@ -119,6 +121,8 @@ pub struct Ports {
     pub metrics: Metrics,
     /// Where each AuthCache enters itself, to be found at the end.
     pub roll: Roll,
+    /// What the log was told of look-ups that failed.
+    pub complaints: Complaints,
 }
 
 /// Asks this thread's AuthCache. Not `Send`: a question to another thread costs milliseconds at p99.9.

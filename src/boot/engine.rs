@@ -136,6 +136,7 @@ impl Engine<'_> {
             feed: Arc::clone(catalog.feed()),
             metrics: metrics.clone(),
             roll: auth::Roll::default(),
+            complaints: auth::Complaints::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use actix_rt::{System, SystemRunner};
 use actors::{
-    auth::{AuthHandle, Config, Ports, Provision, Roll},
+    auth::{AuthHandle, Complaints, Config, Ports, Provision, Roll},
     domain::{Timestamp, TokenHash},
     metrics::Metrics,
     ports::{Clock, TokenVerifier},
@@ -80,6 +80,7 @@ fn auth(signer: &Signer, clock: &Arc<StoreClock>) -> AuthHandle {
         feed: Feed::new(clock.now()),
         metrics: metrics(),
         roll: Roll::default(),
+        complaints: Complaints::default(),
     };
     AuthHandle::start(Config { provision: Provision::Reject, cache_entries: CACHE_ENTRIES }, ports)
 }

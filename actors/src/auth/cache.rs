@@ -129,16 +129,18 @@ impl AuthCache {
             self.identify_key(hash);
         } else {
             let ports = self.ports.clone();
-            self.fly(
-                async move { Landing::Identity(hash, lookup::guarded(lookup::identify_jwt(&ports, &token)).await) },
-            );
+            self.fly(async move {
+                Landing::Identity(hash, lookup::guarded(&ports, lookup::identify_jwt(&ports, &token)).await)
+            });
         }
         Reply::Later(waiters)
     }
 
     fn identify_key(&mut self, hash: TokenHash) {
         let ports = self.ports.clone();
-        self.fly(async move { Landing::Identity(hash, lookup::guarded(lookup::identify_key(&ports, &hash)).await) });
+        self.fly(
+            async move { Landing::Identity(hash, lookup::guarded(&ports, lookup::identify_key(&ports, &hash)).await) },
+        );
     }
 
     fn find_user(&mut self, user: UserId, tokens: Vec<TokenHash>, unknown: Unknown) {
@@ -146,7 +148,7 @@ impl AuthCache {
         self.user_flights.insert(user.clone(), flight);
         let ports = self.ports.clone();
         self.fly(async move {
-            let found = lookup::guarded(lookup::find_user(&ports, &user, unknown)).await;
+            let found = lookup::guarded(&ports, lookup::find_user(&ports, &user, unknown)).await;
             Landing::User(user, found)
         });
     }

@@ -1,6 +1,6 @@
 //! The flights: asking the verifier, the shared cache and the store. Pure questions; the actor draws the conclusions.
 
-use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
+use std::{fmt, future::Future, panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::FutureExt;
 
@@ -8,7 +8,7 @@ use super::{AuthError, Ports};
 use crate::{
     domain::{CallerRecord, Role, Timestamp, TokenHash, UserId},
     metrics::AuthLevel,
-    ports::{KeyRecord, StoreError, TokenError},
+    ports::{KeyRecord, TokenError},
 };
 
 /// What API keys begin with.
@@ -50,17 +50,17 @@ pub(super) enum Unknown {
 }
 
 /// Answers by the deadline, also where the flight crashes.
-pub(super) async fn guarded<T>(flight: impl Future<Output = Result<T, AuthError>>) -> Result<T, AuthError> {
+pub(super) async fn guarded<T>(
+    ports: &Ports,
+    flight: impl Future<Output = Result<T, AuthError>>,
+) -> Result<T, AuthError> {
     match tokio::time::timeout(DEADLINE, AssertUnwindSafe(flight).catch_unwind()).await {
         Ok(Ok(result)) => result,
         Ok(Err(_panic)) => {
             tracing::error!("looking up a caller panicked");
             Err(AuthError::Unavailable)
         }
-        Err(_elapsed) => {
-            tracing::warn!(deadline = ?DEADLINE, "looking up a caller took too long");
-            Err(AuthError::Unavailable)
-        }
+        Err(_elapsed) => Err(unavailable(ports, &format_args!("no answer within {DEADLINE:?}"))),
     }
 }
 
@@ -93,7 +93,8 @@ pub(super) async fn identify_key(ports: &Ports, key: &TokenHash) -> Result<Ident
         return of_key(copy, edition, ports.clock.wall());
     }
     let edition = ports.feed.edition();
-    let record = ports.directory.key(key).await.map_err(|error| unavailable(&error))?.ok_or(AuthError::Invalid)?;
+    let record =
+        ports.directory.key(key).await.map_err(|error| unavailable(ports, &error))?.ok_or(AuthError::Invalid)?;
     if record.revoked {
         return Err(AuthError::Revoked);
     }
@@ -127,11 +128,12 @@ pub(super) async fn find_user(
         return Ok(Some(copy));
     }
     ports.metrics.auth_looked_up(AuthLevel::Store);
-    let mut record = ports.directory.caller(user).await.map_err(|error| unavailable(&error))?;
+    let mut record = ports.directory.caller(user).await.map_err(|error| unavailable(ports, &error))?;
     if record.is_none()
         && let Unknown::Add(plan) = unknown
     {
-        let added = ports.directory.provision(user, plan.as_deref()).await.map_err(|error| unavailable(&error))?;
+        let added =
+            ports.directory.provision(user, plan.as_deref()).await.map_err(|error| unavailable(ports, &error))?;
         record = Some(added);
     }
     if let Some(record) = record.as_ref().filter(|record| !record.disabled) {
@@ -145,11 +147,16 @@ pub(super) async fn touch_keys(
     ports: &Ports,
     used: Vec<(TokenHash, Timestamp)>,
 ) -> Result<(), Vec<(TokenHash, Timestamp)>> {
-    let written = guarded(async { ports.directory.touch_keys(&used).await.map_err(|error| unavailable(&error)) }).await;
+    let written =
+        guarded(ports, async { ports.directory.touch_keys(&used).await.map_err(|error| unavailable(ports, &error)) })
+            .await;
     if written.is_ok() { Ok(()) } else { Err(used) }
 }
 
-fn unavailable(error: &StoreError) -> AuthError {
-    tracing::warn!(%error, "a caller can't be looked up");
+/// Says it, unless the same was said lately.
+fn unavailable(ports: &Ports, error: &dyn fmt::Display) -> AuthError {
+    if let Some(unsaid) = ports.complaints.take(ports.clock.now()) {
+        tracing::warn!(%error, unsaid, "a caller can't be looked up");
+    }
     AuthError::Unavailable
 }

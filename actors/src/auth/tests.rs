@@ -45,6 +45,7 @@ impl World {
             feed: feed.clone(),
             metrics: Metrics::new("test", Timestamp(0)).unwrap(),
             roll: roll.clone(),
+            complaints: Complaints::default(),
         };
         let auth = AuthHandle::start(config, ports);
         let world = Self { verifier, cache, directory, clock, feed, roll, auth };

@@ -1,5 +1,6 @@
 //! A PostgreSQL role that owns nothing: what it needs, and what it is told.
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
     world::World,
 };
 use crate::harness::{
-    app::{Database, chat, complete, run},
+    app::{Database, SECRET, chat, complete, now, run, token},
     servers,
 };
 
@@ -109,4 +110,21 @@ fn whoever_may_not_make_what_is_missing_is_told_so() {
         do_as_told(&world, &role, &complaint(&world));
         assert_eq!(examine(&world).0, 0);
     }
+}
+
+#[test]
+fn look_ups_that_fail_for_one_reason_are_said_once() {
+    let (world, role) = world();
+    as_owner(&world, &role, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"));
+    let world = world.env("JWT_SECRET", SECRET);
+    let service = world.serve();
+    as_owner(&world, &role, &format!("REVOKE SELECT ON users FROM {role}"));
+    let ask = async |number: i32| {
+        let token = token(&json!({"sub": format!("user-{number}"), "exp": now() + 3_600}));
+        complete(&service.anonymous().bearer(&token), &chat("sim/basic", "hello")).await.status
+    };
+    assert_eq!(run(join_all((0..50).map(ask))), [503; 50]);
+    let said = service.stop("TERM").0.stderr;
+    let said: Vec<_> = said.lines().filter(|line| line.contains("a caller can't be looked up")).collect();
+    assert!(said.len() == 1 && said[0].contains("permission denied") && said[0].contains("unsaid=0"), "{said:#?}");
 }

@@ -137,6 +137,7 @@ async fn an_actor_that_dies_of_a_defect_is_replaced() {
         feed: world.feed.clone(),
         metrics: Metrics::new("test", Timestamp(0)).unwrap(),
         roll: Roll::default(),
+        complaints: Complaints::default(),
     };
     let auth = AuthHandle::start(Config { provision: Provision::Reject, cache_entries: 10 }, ports);
     auth.ask_caller("alice").await.unwrap();
