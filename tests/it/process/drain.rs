@@ -331,7 +331,7 @@ fn a_connection_is_answered_once_more_after_a_stream_that_the_drain_waited_for()
 #[test]
 fn whatever_would_kill_it_drains_or_means_nothing() {
     let mock = mock();
-    let world = world(Database::Sqlite, &mock);
+    let world = world(Database::Sqlite, &mock).hung_up();
     for (round, signal) in (1..).zip(["HUP", "QUIT"]) {
         let mut service = world.serve();
         let client = service.client(&world, "ann");

@@ -252,14 +252,14 @@ fn a_signal_ends_it_with_0_also_while_it_starts() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("postgres://postgres@{}/x", silent.local_addr().unwrap());
     for signal in ["TERM", "INT", "HUP", "QUIT"] {
-        let world = World::on(Database::Sqlite).env("DATABASE_URL", &url);
+        let world = World::on(Database::Sqlite).env("DATABASE_URL", &url).hung_up();
         let process = world.spawn(&["serve"]);
         let connection = silent.accept().unwrap();
         process.signal(signal);
         let done = process.finish();
         assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
         drop(connection);
-        let world = World::on(Database::Sqlite);
+        let world = World::on(Database::Sqlite).hung_up();
         assert_eq!(world.serve().stop(signal).0.code, 0);
     }
 }

@@ -90,6 +90,16 @@ impl World {
         self.program = program;
     }
 
+    /// Has SIGHUP kill its processes unless they take it, also where these tests were started so that it doesn't.
+    pub(crate) fn hung_up(mut self) -> Self {
+        let script = self.path("hung-up");
+        let text = format!("#!/bin/sh\nexec /usr/bin/env --default-signal=HUP {} \"$@\"\n", self.program.display());
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+        self.run_by(script);
+        self
+    }
+
     /// Sets a variable for the processes from now on.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.variables.insert(name.to_owned(), value.into());
