@@ -194,7 +194,7 @@ impl Flusher {
     }
 
     fn gather_of(&mut self, replay: bool) -> Result<Option<Flight>, ReadError> {
-        let most = self.shelf.flush_postings();
+        let most = self.shelf.flush_postings;
         let mut batch = Batch { instance: self.shelf.owner().instance, cursors: Vec::new(), postings: Vec::new() };
         let (mut failed, mut is_full) = (None, false);
         for tail in self.tails.iter_mut().filter(|tail| tail.is_replay() == replay) {

@@ -11,7 +11,7 @@
 //! | [`writer`] | appending, on a worker's thread |
 //! | [`reader`] | reading a journal back |
 //! | [`scan`] | the end of one that nobody writes any more, and what is damaged |
-//! | [`keeper`] | the thread that syncs, prepares segments and drops old ones |
+//! | [`keeper`] | the threads that sync, prepare segments and drop old ones |
 //!
 //! Invariants:
 //! - A record never moves and is never overwritten; a file that a crash left behind is never appended to.
@@ -42,7 +42,7 @@ use uuid::Uuid;
 
 use self::{
     segment::{Layout, file_name},
-    writer::{Segment, Spare},
+    writer::{Segment, Spare, sync_folder},
 };
 use crate::lock::lock;
 
@@ -82,6 +82,8 @@ pub(super) struct Live {
     newest: AtomicU64,
     /// Segments that have something to be synced, the current one last.
     unsynced: Mutex<Vec<Arc<Segment>>>,
+    /// Held while they are: whoever comes second finds that all is done.
+    syncing: Mutex<()>,
 }
 
 impl Live {
@@ -124,6 +126,24 @@ impl Live {
         *lock(&self.spare) = Some(spare);
     }
 
+    /// Brings the spare segment's zeros to the disk. It may be begun before: then its first sync does so. One that can't be
+    /// synced is made anew.
+    pub(super) fn sync_spare(&self) {
+        let spare = lock(&self.spare).clone();
+        let Some(spare) = spare.filter(|spare| !spare.is_on_disk.load(Ordering::Acquire)) else { return };
+        let synced = spare.file.sync_all().and_then(|()| sync_folder(&self.folder));
+        if let Err(error) = synced {
+            tracing::warn!(%error, journal = %self.journal, "a segment can't be synced");
+            let mut slot = lock(&self.spare);
+            if slot.as_ref().is_some_and(|left| Arc::ptr_eq(left, &spare)) {
+                self.newest.store(spare.index - 1, Ordering::Release);
+                *slot = None;
+            }
+            return;
+        }
+        spare.is_on_disk.store(true, Ordering::Release);
+    }
+
     /// Returns the segment that is to be made next.
     pub(super) fn next_spare(&self) -> u64 {
         self.newest.load(Ordering::Acquire) + 1
@@ -137,13 +157,17 @@ impl Live {
 
     /// Syncs what was written so far; says whether there was something. A file that can't be synced isn't trusted again.
     pub(super) fn sync(&self) -> bool {
+        let _alone = lock(&self.syncing);
         let end = self.end();
         if end <= self.synced() || self.is_broken() {
             return false;
         }
         // The current segment stays in the list; those before it are whole.
         let segments = lock(&self.unsynced).clone();
-        if let Err(error) = segments.iter().try_for_each(|segment| segment.file.sync_data()) {
+        let synced = segments.iter().try_for_each(|segment| segment.file.sync_data());
+        // Of one that was begun since, the name may not be on the disk yet.
+        let named = || if segments.len() > 1 { sync_folder(&self.folder) } else { Ok(()) };
+        if let Err(error) = synced.and_then(|()| named()) {
             tracing::error!(%error, journal = %self.journal, "a journal can't be synced and isn't trusted again");
             self.fail();
             return false;

@@ -21,7 +21,7 @@ use super::{
         Live, Owner,
         keeper::{self, Bell, Kept},
         segment::Layout,
-        writer::Writer,
+        writer::{Segment, Writer},
     },
 };
 use crate::{domain::Timestamp, lock::lock, metrics::Metrics, ports::Clock, private};
@@ -216,15 +216,16 @@ impl Shelf {
         for live in live {
             if !live.has_spare() {
                 let room = self.has_room(live.layout.bytes()).then_some(()).ok_or(io::ErrorKind::QuotaExceeded.into());
-                let made = room.and_then(|()| keeper::spare(&live.folder, live.next_spare(), live.layout));
+                let made = room.and_then(|()| Segment::create(&live.folder, live.next_spare(), live.layout));
                 well &= made.is_ok();
                 match made {
-                    Ok(spare) => live.put_spare(spare),
+                    Ok(spare) => live.put_spare(Arc::new(spare)),
                     Err(error) => tracing::debug!(%error, journal = %live.journal, "no spare segment"),
                 }
             }
         }
         self.full.fetch_and(!well, Ordering::AcqRel);
+        self.bell.made();
         well
     }
 
@@ -244,6 +245,11 @@ impl Shelf {
                 metrics.journal_synced(self.clock.now().saturating_duration_since(started));
             }
         }
+    }
+
+    /// Syncs the segments that wait to be begun.
+    pub(super) fn sync_spares(&self) {
+        self.live().iter().for_each(|live| live.sync_spare());
     }
 
     /// Returns the journals that are not closed yet.
@@ -326,20 +332,12 @@ impl Shelf {
         let _first = self.stopped.set(why).is_ok();
     }
 
-    pub(super) fn config(&self) -> &JournalConfig {
-        &self.config
-    }
-
     pub(super) fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
 
     pub(super) fn owner(&self) -> Owner {
         self.owner
-    }
-
-    pub(super) fn flush_postings(&self) -> usize {
-        self.flush_postings
     }
 
     /// Takes the journals that were begun since the last call.

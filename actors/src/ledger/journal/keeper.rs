@@ -1,5 +1,5 @@
-//! The thread that looks after journals: syncs them, prepares segments, begins journals anew after a fault, and drops
-//! what was applied long ago.
+//! The threads that look after journals. One syncs them. The other prepares segments, begins journals anew after a fault,
+//! and drops what was applied long ago; it waits for no disk, so that a journal goes on while a sync takes seconds.
 
 use std::{
     fs, io,
@@ -15,11 +15,7 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{
-    reader,
-    segment::{Layout, file_name},
-    writer::{Segment, sync_folder},
-};
+use super::{reader, segment::file_name};
 use crate::ledger::shelf::Shelf;
 
 /// How long the thread rests where nothing is asked of it.
@@ -29,78 +25,98 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often it looks for segments that can go.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Wakes the thread.
+/// Wakes the threads.
 #[derive(Debug)]
 pub(in crate::ledger) struct Bell {
     /// Something was written since the last sync began.
     dirty: AtomicBool,
-    sender: SyncSender<()>,
+    syncs: SyncSender<()>,
+    makes: SyncSender<()>,
+}
+
+/// The ends that hear a bell.
+#[derive(Debug)]
+pub(in crate::ledger) struct Heard {
+    syncs: Receiver<()>,
+    makes: Receiver<()>,
 }
 
 impl Bell {
-    /// Makes a bell, and the end that hears it.
-    pub(in crate::ledger) fn new() -> (Arc<Self>, Receiver<()>) {
-        let (sender, receiver) = sync_channel(1);
-        (Arc::new(Self { dirty: AtomicBool::new(false), sender }), receiver)
+    /// Makes a bell, and the ends that hear it.
+    pub(in crate::ledger) fn new() -> (Arc<Self>, Heard) {
+        let ((syncs, to_sync), (makes, to_make)) = (sync_channel(1), sync_channel(1));
+        (Arc::new(Self { dirty: AtomicBool::new(false), syncs, makes }), Heard { syncs: to_sync, makes: to_make })
     }
 
     /// A record was written.
     pub(in crate::ledger) fn written(&self) {
         if !self.dirty.swap(true, Ordering::AcqRel) {
-            self.wanted();
+            self.made();
         }
     }
 
-    /// Something is to be done at once.
+    /// A segment was made, and is to be synced.
+    pub(in crate::ledger) fn made(&self) {
+        ring(&self.syncs);
+    }
+
+    /// A segment or a journal is to be made.
     pub(in crate::ledger) fn wanted(&self) {
-        // Full: the thread is about to look anyway. Closed: the process ends.
-        let _rung = self.sender.try_send(()).is_ok();
+        ring(&self.makes);
     }
 }
 
-/// Starts the thread. It ends when the shelf is gone.
-pub(in crate::ledger) fn start(shelf: &Arc<Shelf>, bell: Arc<Bell>, rung: Receiver<()>) -> io::Result<()> {
-    let keeper = Keeper { shelf: Arc::downgrade(shelf), bell, rung, synced_at: None, swept_at: None };
-    thread::Builder::new().name("hne-journal".into()).spawn(move || keeper.run()).map(drop)
+fn ring(sender: &SyncSender<()>) {
+    // Full: the thread is about to look anyway. Closed: the process ends.
+    let _rung = sender.try_send(()).is_ok();
 }
 
-struct Keeper {
-    shelf: Weak<Shelf>,
-    bell: Arc<Bell>,
-    rung: Receiver<()>,
-    synced_at: Option<Instant>,
-    swept_at: Option<Instant>,
+/// Starts the threads. They end when the shelf is gone.
+pub(in crate::ledger) fn start(shelf: &Arc<Shelf>, bell: Arc<Bell>, heard: Heard) -> io::Result<()> {
+    let (syncs, makes) = (Arc::downgrade(shelf), Arc::downgrade(shelf));
+    let mut synced_at = None;
+    let sync = move |shelf: &Shelf| sync(shelf, &bell, &mut synced_at);
+    thread::Builder::new().name("hne-journal".into()).spawn(move || attend(&syncs, &heard.syncs, sync))?;
+    let mut swept_at = None;
+    let make = move |shelf: &Shelf| make(shelf, &mut swept_at);
+    thread::Builder::new().name("hne-segments".into()).spawn(move || attend(&makes, &heard.makes, make))?;
+    Ok(())
 }
 
-impl Keeper {
-    fn run(mut self) {
-        let mut rest = Duration::ZERO;
-        while self.rung.recv_timeout(rest) != Err(RecvTimeoutError::Disconnected) {
-            let Some(shelf) = self.shelf.upgrade() else { return };
-            rest = self.look_after(&shelf);
-        }
+/// Does what is due whenever the bell rings, and after the rest that this returns.
+fn attend(shelf: &Weak<Shelf>, rung: &Receiver<()>, mut due: impl FnMut(&Shelf) -> Duration) {
+    let mut rest = Duration::ZERO;
+    while rung.recv_timeout(rest) != Err(RecvTimeoutError::Disconnected) {
+        let Some(shelf) = shelf.upgrade() else { return };
+        rest = due(&shelf);
     }
+}
 
-    /// Does what is due, and returns how long there is nothing more to do.
-    fn look_after(&mut self, shelf: &Shelf) -> Duration {
-        let now = shelf.clock().now();
-        let mut rest = if shelf.furnish() { REST } else { RETRY };
-        let due = self.synced_at.map_or(now, |at| at + shelf.config().sync_interval());
-        if self.bell.dirty.load(Ordering::Acquire) {
-            if due <= now {
-                self.bell.dirty.store(false, Ordering::Release);
-                self.synced_at = Some(now);
-                shelf.sync();
-            } else {
-                rest = rest.min(due - now);
-            }
+fn sync(shelf: &Shelf, bell: &Bell, synced_at: &mut Option<Instant>) -> Duration {
+    let now = shelf.clock().now();
+    let due = synced_at.map_or(now, |at| at + shelf.config.sync_interval());
+    let mut rest = REST;
+    if bell.dirty.load(Ordering::Acquire) {
+        if due <= now {
+            bell.dirty.store(false, Ordering::Release);
+            *synced_at = Some(now);
+            shelf.sync();
+        } else {
+            rest = due - now;
         }
-        if self.swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
-            self.swept_at = Some(now);
-            shelf.sweep(0);
-        }
-        rest
     }
+    shelf.sync_spares();
+    rest
+}
+
+fn make(shelf: &Shelf, swept_at: &mut Option<Instant>) -> Duration {
+    let now = shelf.clock().now();
+    let rest = if shelf.furnish() { REST } else { RETRY };
+    if swept_at.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP) {
+        *swept_at = Some(now);
+        shelf.sweep(0);
+    }
+    rest
 }
 
 /// A segment's file on the disk.
@@ -167,10 +183,5 @@ pub(in crate::ledger) fn superfluous(mut applied: Vec<Kept>, retain: Duration, r
     applied.into_iter().take_while(goes).collect()
 }
 
-/// Makes a segment that can be begun at once.
-pub(in crate::ledger) fn spare(folder: &Path, index: u64, layout: Layout) -> io::Result<Arc<Segment>> {
-    let segment = Segment::create(folder, index, layout)?;
-    segment.file.sync_all()?;
-    sync_folder(folder)?;
-    Ok(Arc::new(segment))
-}
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,8 @@ const KEPT_OPEN: usize = 1_024;
 pub(in crate::ledger) struct Segment {
     pub(in crate::ledger) index: u64,
     pub(in crate::ledger) file: File,
+    /// Whether its zeros were synced.
+    pub(in crate::ledger) is_on_disk: AtomicBool,
 }
 
 /// A segment that was written with zeros and waits to be begun.
@@ -56,7 +58,7 @@ impl Segment {
             }
             left -= part.len() as u64;
         }
-        Ok(Self { index, file })
+        Ok(Self { index, file, is_on_disk: AtomicBool::new(false) })
     }
 }
 
@@ -132,6 +134,7 @@ impl Writer {
             spare: Mutex::default(),
             newest: AtomicU64::new(0),
             unsynced: Mutex::new(vec![Arc::clone(&segment)]),
+            syncing: Mutex::default(),
         };
         let mut writer = Self { owner, live: Arc::new(live), bell, segment, next: 0, open: HashMap::new() };
         writer.begin(now, 0)?;
