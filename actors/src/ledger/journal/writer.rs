@@ -262,19 +262,13 @@ impl Drop for Writer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::domain::{Amounts, ClassId, ModelKey, Outcome, Portion, UserKey, WindowKind};
 
-    #[test]
-    fn the_table_of_open_entries_is_given_back() {
-        const MANY: usize = 10 * KEPT_OPEN;
-        let folder = tempfile::tempdir().unwrap();
-        let owner = Owner { store: Uuid::nil(), instance: Uuid::nil() };
-        let (bell, _heard) = Bell::new();
-        let layout = Layout::of_slots(4 * MANY as u64);
-        let mut writer = Writer::create(folder.path(), owner, layout, bell, Timestamp(0)).unwrap();
-        let posting = || Posting {
+    /// A posting of a request that nothing is known of.
+    pub(in crate::ledger::journal) fn posting() -> Posting {
+        Posting {
             id: Uuid::new_v4(),
             user: UserKey(1),
             class: ClassId(1),
@@ -286,7 +280,17 @@ mod tests {
             amounts: Amounts::ZERO,
             window: WindowKind::Day,
             leased: Portion::ZERO,
-        };
+        }
+    }
+
+    #[test]
+    fn the_table_of_open_entries_is_given_back() {
+        const MANY: usize = 10 * KEPT_OPEN;
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner { store: Uuid::nil(), instance: Uuid::nil() };
+        let (bell, _heard) = Bell::new();
+        let layout = Layout::of_slots(4 * MANY as u64);
+        let mut writer = Writer::create(folder.path(), owner, layout, bell, Timestamp(0)).unwrap();
         let entries: Vec<_> = (0..MANY).map(|_| writer.open(posting(), Timestamp(0)).unwrap()).collect();
         assert!(writer.open.capacity() >= MANY);
         for entry in entries {

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::{
-    domain::{Amounts, ClassId, ModelKey, Outcome, Portion, Posting, Timestamp, UserKey, WindowKind},
-    ledger::{Fsync, JournalConfig, Owner},
+    ledger::{Fsync, JournalConfig, Owner, journal::writer::tests::posting},
     lock::lock,
     testing::ManualClock,
 };
@@ -15,22 +14,6 @@ fn wait_until(holds: impl Fn() -> bool) {
         holds()
     });
     assert!(held, "it never holds");
-}
-
-fn posting() -> Posting {
-    Posting {
-        id: Uuid::new_v4(),
-        user: UserKey(1),
-        class: ClassId(1),
-        model: ModelKey(1),
-        opened_at: Timestamp(0),
-        settled_at: Timestamp(0),
-        outcome: Outcome::Interrupted,
-        estimated: false,
-        amounts: Amounts::ZERO,
-        window: WindowKind::Day,
-        leased: Portion::ZERO,
-    }
 }
 
 #[test]
