@@ -6,7 +6,8 @@
 --              CHAT_PATH  /api/hasNotEngine-optimized    MODEL   sim/basic
 --              STREAM   true | false                      PROMPT  what the user says
 --
--- A stream can fail after its 200, so an answer counts as whole only if it has its [DONE].
+-- A stream can fail after its 200, so an answer counts as whole only if it has its [DONE]. Statuses are told with the
+-- `code` of their errors, as in `503 overloaded: 7`.
 
 local token = os.getenv("TOKEN")
 local model = os.getenv("MODEL") or "sim/basic"
@@ -43,21 +44,23 @@ function init()
 end
 
 function response(status, _, body)
-  statuses[status] = (statuses[status] or 0) + 1
+  local code = status >= 400 and body:match('"code"%s*:%s*"([%w_]+)"')
+  local said = code and status .. " " .. code or tostring(status)
+  statuses[said] = (statuses[said] or 0) + 1
   if status == 200 and stream == "true" and not body:sub(-24):find("[DONE]", 1, true) then
     unfinished = unfinished + 1
   end
 end
 
 function done(summary, latency, requests)
-  local answers, classes, codes, unfinished = 0, {}, {}, 0
+  local answers, classes, said_by, unfinished = 0, {}, {}, 0
   for _, thread in ipairs(threads) do
     unfinished = unfinished + thread:get("unfinished")
-    for status, count in pairs(thread:get("statuses")) do
-      local class = math.floor(status / 100)
+    for said, count in pairs(thread:get("statuses")) do
+      local class = tonumber(said:sub(1, 1))
       answers = answers + count
       classes[class] = (classes[class] or 0) + count
-      codes[status] = (codes[status] or 0) + count
+      said_by[said] = (said_by[said] or 0) + count
     end
   end
 
@@ -66,9 +69,9 @@ function done(summary, latency, requests)
   for class = 1, 5 do
     if classes[class] then
       local parts = {}
-      for status, count in pairs(codes) do
-        if math.floor(status / 100) == class then
-          table.insert(parts, string.format("%d: %d", status, count))
+      for said, count in pairs(said_by) do
+        if tonumber(said:sub(1, 1)) == class then
+          table.insert(parts, string.format("%s: %d", said, count))
         end
       end
       table.sort(parts)

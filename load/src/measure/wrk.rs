@@ -56,11 +56,14 @@ impl Said {
         let mut good = 0;
         for class in 1..=5 {
             let Some(rest) = line(&format!("status {class}xx")) else { continue };
-            let count = rest.split_whitespace().next()?.parse().ok()?;
+            let (count, parts) = rest.trim().strip_suffix(')')?.split_once(" (")?;
             if class == 2 {
-                good = count;
-            } else {
-                flaws.insert(format!("status {class}xx"), count);
+                good = count.parse().ok()?;
+                continue;
+            }
+            for part in parts.split(", ") {
+                let (answer, count) = part.split_once(": ")?;
+                flaws.insert(format!("status {answer}"), count.parse().ok()?);
             }
         }
         for part in line("sockets")?.split(',') {
@@ -81,7 +84,7 @@ impl Said {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "\nrequests    110 in 2.0 s, 55/s\nstatus 2xx  100 (200: 100)\nstatus 5xx  10 (502: 3, 503: 7)\n\
+    const TEXT: &str = "\nrequests    110 in 2.0 s, 55/s\nstatus 2xx  100 (200: 100)\nstatus 5xx  10 (502: 3, 503 overloaded: 7)\n\
         broken      0 streams without [DONE]\nsockets     connect 0, read 2, write 0, timeout 0\n\
         error rate  9.1 %\nlatency ms  mean 1.0  p50 2.0  p90 3.0  p95 4.0  p99 5.0  max 6.5\n";
 
@@ -90,7 +93,8 @@ mod tests {
         let said = Said::parse(TEXT).unwrap();
         assert_eq!(said.good, 100);
         assert_eq!(said.latency_ms, Quantiles { p50: 2.0, p95: 4.0, p99: 5.0, max: 6.5 });
-        assert_eq!(said.flaws, BTreeMap::from([("status 5xx".to_owned(), 10), ("socket read".to_owned(), 2)]));
+        let flaws = [("status 502", 3), ("status 503 overloaded", 7), ("socket read", 2)];
+        assert_eq!(said.flaws, flaws.map(|(flaw, count)| (flaw.to_owned(), count)).into());
         assert_eq!(Said::parse("wrk: no such host"), None);
     }
 }
