@@ -4,6 +4,7 @@
 //! providers are spoken to over HTTP/1.1, on connections that awc opens; the simulator answers in process. Hosts,
 //! credentials and headers come from configuration only; of the caller's request the body and two labels are handed on.
 
+mod dial;
 mod exchange;
 mod head;
 mod pool;

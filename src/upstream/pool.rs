@@ -1,6 +1,6 @@
 //! The connections to one provider, on one thread.
 //!
-//! awc's connector opens them: names, TCP, TLS, a deadline. What awc keeps above that isn't used. For each request it makes
+//! awc's connector opens them ([`dial`](super::dial)). What awc keeps above that isn't used. For each request it makes
 //! a codec of its own, and with that a task, a timer that rouses the event loop and two buffers of 8 KiB that live as
 //! long as the stream; and it looks at idle connections only when it needs one, so that those of a busy hour stay open.
 //!
@@ -26,18 +26,17 @@ use std::{
 };
 
 use actix_http::{KeepAlive, ServiceConfig, Uri};
-use actix_service::{Service, fn_service};
-use actix_tls::connect::{ConnectInfo, Connector as TcpConnector};
 use actors::ports::UpstreamError;
-use awc::{Connect, Connector, error::ConnectError};
+use awc::error::ConnectError;
 use bytes::BytesMut;
-use futures_util::future::LocalBoxFuture;
 use rustls::ClientConfig;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     task::{AbortHandle, coop::unconstrained},
     time::{Instant, MissedTickBehavior},
 };
+
+use super::dial::{Dial, dialling};
 
 /// The buffer that is read into. Larger answers take several reads, as they do in awc. Where less than 2 KiB of it are left,
 /// actix-http's codec puts one of 32 KiB in its place.
@@ -49,8 +48,6 @@ const LEAST_ROOM: usize = 1024;
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
-
-type Dial = Box<dyn Fn() -> LocalBoxFuture<'static, Result<Box<dyn Socket>, ConnectError>>>;
 
 /// The connections to one provider. Cheap to clone; the last clone's end closes those that are idle.
 #[derive(Clone)]
@@ -202,34 +199,6 @@ async fn sweep(pool: std::rc::Weak<Inner>, idle_timeout: Duration) {
         idle.retain_mut(|idle| now.saturating_duration_since(idle.since) < idle_timeout && is_quiet(&mut idle.socket));
         idle.shrink_to_fit();
     }
-}
-
-/// Opens connections as awc does, but without delaying small writes.
-fn dialling(uri: Uri, mut tls: ClientConfig, connect_timeout: Duration) -> Dial {
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = TcpConnector::default().service();
-    let no_delay = fn_service(move |info: ConnectInfo<_>| {
-        let connect = tcp.call(info);
-        async move {
-            let connection = connect.await?;
-            // Where the socket is gone already, the first write says so.
-            let _set = connection.io_ref().set_nodelay(true).is_ok();
-            Ok(connection)
-        }
-    });
-    let connector = Connector::new()
-        .connector(no_delay)
-        // `max_http_version` would put a TLS of its own in its place, which trusts the public authorities only.
-        .rustls_0_23(std::sync::Arc::new(tls))
-        // Admission has a limit of its own.
-        .limit(0)
-        .timeout(connect_timeout)
-        .handshake_timeout(connect_timeout)
-        .finish();
-    Box::new(move || {
-        let connecting = connector.call(Connect { uri: uri.clone(), addr: None });
-        Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Socket>) })
-    })
 }
 
 #[cfg(test)]
