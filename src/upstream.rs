@@ -13,6 +13,7 @@ mod simulator;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    error::Error,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use actors::{
 };
 use futures_util::future::LocalBoxFuture;
 
-use crate::config::Provider;
+use crate::config::{self, Provider};
 use remote::HttpProvider;
 pub use remote::UpstreamConfigError;
 use simulator::Simulator;
@@ -60,6 +61,14 @@ impl Providers {
         };
         config.iter().map(one).collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// Opens a connection to a provider as a request does, and closes it: a request could cost money.
+///
+/// # Errors
+/// What is wrong with its configuration, or with the way to it.
+pub async fn try_out(name: &str, config: &config::HttpProvider) -> Result<(), Box<dyn Error>> {
+    Ok(HttpProvider::new(name, config)?.try_out().await?)
 }
 
 impl Upstream for Providers {

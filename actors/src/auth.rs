@@ -22,7 +22,6 @@
 //! waiters, a later note for keys, `Invalid` for longer tokens.
 
 mod cache;
-mod complaints;
 mod lookup;
 mod memory;
 mod roll;
@@ -34,6 +33,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use actix::{Actor, Addr, MailboxError};
 use serde::Deserialize;
 
+pub use crate::complaints::Complaints;
 use crate::{
     domain::{Caller, ErrorCode, TokenHash},
     metrics::{AuthLevel, Metrics},
@@ -42,7 +42,6 @@ use crate::{
     registry::Feed,
 };
 use cache::{AuthCache, Resolve};
-pub use complaints::Complaints;
 use memory::Memory;
 pub use roll::Roll;
 

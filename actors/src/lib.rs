@@ -11,6 +11,7 @@
 //! | [`stats`] Stats | windows and alerts of the report | gauges | every finished request | queue of its own | process |
 
 pub mod auth;
+mod complaints;
 pub mod domain;
 pub mod ledger;
 mod lock;

@@ -241,11 +241,11 @@ impl fmt::Debug for UpstreamResponse {
 pub type UpstreamBody = LocalBoxStream<'static, Result<Bytes, UpstreamError>>;
 
 /// Why a provider gave no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     /// No connection: refused, unresolved, TLS failed. Nothing was sent.
-    #[error("can't connect to the provider")]
-    Connect,
+    #[error("can't connect to the provider: {0}")]
+    Connect(String),
     /// No connection within the provider's `connect_timeout`. Nothing was sent.
     #[error("connecting to the provider took too long")]
     ConnectTimeout,

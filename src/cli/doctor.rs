@@ -1,6 +1,6 @@
 //! `doctor`: checks what the service needs, and says what is wrong and what to do.
 
-use std::{net::ToSocketAddrs, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix_rt::{Arbiter, System};
 use actors::{
@@ -19,6 +19,7 @@ use crate::{
     io::IoThread,
     store::{self, Examination, Schema, Store},
     token::{AwcFetch, Published, Verifier},
+    upstream,
 };
 
 /// How long each check may take.
@@ -50,7 +51,7 @@ pub(super) fn run(config: &Config) -> Result<Output, Failed> {
             let check = match provider {
                 // Without a key it is asked for nothing, so a machine without a network is no fault.
                 idle if idle.is_idle() => Ok("has no key, so it is not used: set OPENROUTER_API_KEY".to_owned()),
-                Provider::Http(http) => within(reach(http)).await,
+                Provider::Http(http) => within(reach(name, http)).await,
                 Provider::Simulator(_) => Ok("a simulator: set OPENROUTER_API_KEY for real answers".to_owned()),
             };
             checks.push(Check::of(format!("provider {name}"), check));
@@ -179,22 +180,11 @@ async fn tokens(config: &Config) -> Result<String, String> {
     }
 }
 
-/// Opens a connection to the provider's host, and no more: a request could cost money.
-async fn reach(provider: &HttpProvider) -> Result<String, String> {
-    let url = url::Url::parse(&provider.base_url).map_err(|error| format!("{}: {error}", provider.base_url))?;
-    let host = url.host_str().unwrap_or_default().to_owned();
-    let port = url.port_or_known_default().unwrap_or(443);
+/// Opens a connection to the provider, and no more: a request could cost money.
+async fn reach(name: &str, provider: &HttpProvider) -> Result<String, String> {
+    let url = &provider.base_url;
+    let hint = |error| format!("{url}: {error}: check base_url, ca_file and the network");
+    upstream::try_out(name, provider).await.map_err(hint)?;
     let key = if provider.api_key.is_some() { "with a key" } else { "without a key" };
-    let target = format!("{host}:{port}");
-    let resolve =
-        tokio::task::spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>));
-    let addresses = match resolve.await {
-        Ok(Ok(addresses)) => addresses,
-        Ok(Err(error)) => return Err(format!("{target} can't be resolved ({error}): check base_url and the network")),
-        Err(error) => return Err(error.to_string()),
-    };
-    match tokio::net::TcpStream::connect(&*addresses).await {
-        Ok(_) => Ok(format!("{target} takes connections; configured {key}")),
-        Err(error) => Err(format!("{target} can't be reached ({error}): check base_url and the network")),
-    }
+    Ok(format!("{url} takes connections; configured {key}"))
 }

@@ -120,7 +120,7 @@ impl Pool {
         let socket = (self.0.dial)().await.map_err(|error| match error {
             ConnectError::Timeout => UpstreamError::ConnectTimeout,
             ConnectError::Disconnected => UpstreamError::Broken,
-            _ => UpstreamError::Connect,
+            other => UpstreamError::Connect(other.to_string()),
         })?;
         Ok(self.serving(socket, begun.elapsed()))
     }

@@ -112,6 +112,11 @@ impl HttpProvider {
         self.patience
     }
 
+    /// Opens a connection, and closes it.
+    pub(super) async fn try_out(&self) -> Result<(), UpstreamError> {
+        self.pool.connect().await.map(drop)
+    }
+
     pub(super) fn open(
         &self,
         request: UpstreamRequest,

@@ -10,6 +10,7 @@ mod nginx;
 mod owner;
 mod plans;
 mod pooler;
+mod providers;
 mod reading;
 mod ready;
 mod replica;

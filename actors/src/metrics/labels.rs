@@ -76,6 +76,14 @@ macro_rules! labels {
                 $($(#[$variant_doc])* $variant,)*
             }
 
+            impl std::fmt::Display for $type {
+                fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str(match self {
+                        $(Self::$variant => $text,)*
+                    })
+                }
+            }
+
             label!($type, $name, [$(Self::$variant),*], |value| match value {
                 $(Self::$variant => $text,)*
             });

@@ -142,8 +142,8 @@ async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(),
             }
             Err(refusal) => refusal,
         };
-        metrics.failed(refusal.reason);
         now = kit.clock.now();
+        provider.failed(&model.upstream_model, &refusal, now);
         if refusal.is_failure() {
             asking.failed(refusal.failure, now);
         } else {

@@ -27,8 +27,10 @@ use super::{
     Failure,
     breaker::{Breaker, Pass, Turn},
     budget::Budget,
+    refusal::{Again, Refusal},
 };
 use crate::{
+    complaints::Complaints,
     domain::ErrorCode,
     metrics::{Metrics, ProviderMetrics},
     ports::Patience,
@@ -43,6 +45,7 @@ pub struct KnownProvider {
     pub(super) metrics: Rc<ProviderMetrics>,
     name: Arc<str>,
     budget: RefCell<Budget>,
+    complaints: Complaints,
     models: RefCell<HashMap<Arc<str>, Rc<Health>>>,
     /// Of all models that are too many.
     others: Rc<Health>,
@@ -55,6 +58,7 @@ impl KnownProvider {
             others: Rc::new(Health::new((name, &"(others)".into()), patience, &metrics, now)),
             name: Arc::clone(name),
             budget: RefCell::new(Budget::new(patience.retry_budget_percent, now)),
+            complaints: Complaints::default(),
             models: RefCell::default(),
             patience,
             metrics,
@@ -81,6 +85,21 @@ impl KnownProvider {
     /// A request is sent for the first time.
     pub(super) fn requested(&self, now: Instant) {
         self.budget.borrow_mut().requested(now);
+    }
+
+    /// Counts a failure, and says it in the log unless one of this provider was said lately. A request that is at fault itself
+    /// is none of the provider's.
+    pub(super) fn failed(&self, model: &str, refusal: &Refusal, now: Instant) {
+        self.metrics.failed(refusal.reason);
+        if refusal.again == Again::No {
+            return;
+        }
+        if let Some(unsaid) = self.complaints.take(now) {
+            let Refusal { reason, failure, error, .. } = refusal;
+            let (provider, status) = (&*self.name, failure.provider_status);
+            let error = error.as_ref().map(tracing::field::display);
+            tracing::warn!(provider, model, %reason, status, error, unsaid, "a provider failed");
+        }
     }
 
     /// Takes a retry out of the budget, if there is one left.

@@ -27,6 +27,8 @@ pub(super) struct Refusal {
     pub(super) failure: Failure,
     pub(super) again: Again,
     pub(super) reason: Reason,
+    /// What the connection has met, for the log.
+    pub(super) error: Option<UpstreamError>,
 }
 
 impl Refusal {
@@ -36,12 +38,12 @@ impl Refusal {
             Reason::RateLimited => ErrorCode::ProviderOverloaded,
             _ => ErrorCode::ProviderError,
         };
-        Self { failure: Failure::new(code), again, reason }
+        Self { failure: Failure::new(code), again, reason, error: None }
     }
 
     /// Of a model whose breaker is open.
     pub(super) fn spared(failure: Failure) -> Self {
-        Self { failure, again: Again::Elsewhere, reason: Reason::BreakerOpen }
+        Self { failure, again: Again::Elsewhere, reason: Reason::BreakerOpen, error: None }
     }
 
     /// Says whether the provider failed. Statuses that are no reason to ask it again tell nothing of how it fares, whether
@@ -113,12 +115,13 @@ fn error_status(bytes: &[u8]) -> Option<u16> {
 
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Connect => Self::new(Reason::Connect, Again::Here),
-            UpstreamError::Broken => Self::new(Reason::Broken, Again::Here),
-            UpstreamError::ConnectTimeout => Self::new(Reason::Timeout, Again::Elsewhere),
-            UpstreamError::Unreadable | UpstreamError::Unknown => Self::new(Reason::Nonsense, Again::Elsewhere),
-        }
+        let (reason, again) = match error {
+            UpstreamError::Connect(_) => (Reason::Connect, Again::Here),
+            UpstreamError::Broken => (Reason::Broken, Again::Here),
+            UpstreamError::ConnectTimeout => (Reason::Timeout, Again::Elsewhere),
+            UpstreamError::Unreadable | UpstreamError::Unknown => (Reason::Nonsense, Again::Elsewhere),
+        };
+        Self { error: Some(error), ..Self::new(reason, again) }
     }
 }
 

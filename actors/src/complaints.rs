@@ -1,4 +1,4 @@
-//! How often it is said in the log that callers can't be looked up: each request could say so, and all for one reason.
+//! How often the log has one thing that each request could say, and all for one reason.
 
 use std::{
     sync::{Arc, Mutex},
@@ -8,9 +8,9 @@ use std::{
 use crate::lock::lock;
 
 /// So long the next complaints are only counted.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 
-/// What was complained of lately, by the AuthCaches of all workers.
+/// What was complained of lately, by all that share it.
 #[derive(Debug, Clone, Default)]
 pub struct Complaints(Arc<Mutex<State>>);
 
@@ -22,7 +22,7 @@ struct State {
 
 impl Complaints {
     /// Takes a complaint. Returns how many were not said since the last one that was; `None` if this isn't to be, either.
-    pub(super) fn take(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn take(&self, now: Instant) -> Option<u64> {
         let mut state = lock(&self.0);
         if state.said.is_some_and(|said| now.saturating_duration_since(said) < SILENCE) {
             state.unsaid += 1;
