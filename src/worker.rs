@@ -1,5 +1,7 @@
 //! What each worker thread owns, and the app that serves on it.
 
+mod readiness;
+
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use actix_cors::Cors;
@@ -21,16 +23,16 @@ use actors::{
     stats::StatsHandle,
     stream::{self, Kit},
 };
-use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
 use tracing_actix_web::TracingLogger;
 
+use self::readiness::Dependencies;
 use crate::{
-    config::{Config, Provider},
-    http::{self, Dependency, Desk, Gate, Readiness, Settings, Slots},
+    config::Config,
+    http::{self, Desk, Gate, Settings, Slots},
     store::Store,
     telemetry::{self, RequestSpan},
-    token::{Published, Verifier},
+    token::Verifier,
     upstream::{Providers, UpstreamConfigError},
 };
 
@@ -104,58 +106,9 @@ impl Shared {
             clock,
             slots: Arc::clone(&self.slots),
             gate: Arc::clone(&self.gate),
-            readiness: Rc::new(Dependencies { shared: self.clone() }),
+            readiness: Rc::new(Dependencies::of(self.clone())),
             settings: Arc::clone(&self.settings),
         }))
-    }
-}
-
-/// Asks the dependencies for `/readyz`.
-struct Dependencies {
-    shared: Shared,
-}
-
-impl Readiness for Dependencies {
-    fn dependencies(&self) -> LocalBoxFuture<'_, Vec<Dependency>> {
-        Box::pin(async {
-            let second = std::time::Duration::from_secs(1);
-            let database = match tokio::time::timeout(second, self.shared.store.ping()).await {
-                Ok(Ok(())) => (true, "answers".to_owned()),
-                Ok(Err(error)) => (false, error.to_string()),
-                Err(_elapsed) => (false, "gives no answer".to_owned()),
-            };
-            let mut all = vec![Dependency { name: "database", ok: database.0, required: false, message: database.1 }];
-            if let Some(ok) = self.shared.cache.healthy() {
-                let message = if ok { "answers" } else { "gives no answer" }.to_owned();
-                all.push(Dependency { name: "redis", ok, required: false, message });
-            }
-            let lag = self.shared.ledger.lag(self.shared.clock.wall());
-            let message = format!("{} postings wait, the oldest for {:?}", lag.rows, lag.age);
-            all.push(Dependency { name: "ledger", ok: lag.age < second * 5, required: false, message });
-            let trouble = self.shared.ledger.trouble();
-            let message = trouble.clone().unwrap_or_else(|| "takes records".to_owned());
-            all.push(Dependency { name: "journal", ok: trouble.is_none(), required: true, message });
-            all.extend(self.keys());
-            for (name, provider) in self.shared.config.providers.iter().filter(|(_, provider)| !provider.is_idle()) {
-                let message = match provider {
-                    Provider::Http(_) => format!("{name} is asked over HTTP"),
-                    Provider::Simulator(_) => format!("{name} is a simulator: its answers are made up here"),
-                };
-                all.push(Dependency { name: "provider", ok: true, required: false, message });
-            }
-            all
-        })
-    }
-}
-
-impl Dependencies {
-    /// Without a first set of keys no token can be checked; later the set there is goes on.
-    fn keys(&self) -> Option<Dependency> {
-        let Published { usable, awaited, trouble } = self.shared.verifier.published()?;
-        let ok = usable > 0 && trouble.is_none();
-        let trouble = trouble.map(|trouble| format!(", at the last fetch: {trouble}"));
-        let message = format!("{usable} published keys can be used{}", trouble.unwrap_or_default());
-        Some(Dependency { name: "keys", ok, required: awaited, message })
     }
 }
 
