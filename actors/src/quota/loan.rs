@@ -53,7 +53,7 @@ pub(crate) struct Loan {
     pending: Option<LeaseAsk>,
     /// It may have been made already: an answer to it was lost.
     uncertain: bool,
-    /// Of which figures the last answer gave less than was needed.
+    /// Of which figures the last answer gave less than was needed, or said that more is lent than is left.
     short: [bool; 3],
     answered_at: Option<Instant>,
     /// What was free after the last answer.
@@ -152,10 +152,9 @@ impl Held {
         };
         if !fresh {
             return Verdict::Ask;
-        } else if self.account.is_overlent(dimension, &loan.limits) {
-            // The store doesn't know yet what was used, or it knows, and there is nothing left.
-            let known = dimension.of(self.account.over) == 0;
-            return if known { Verdict::Exhausted } else { Verdict::Elsewhere };
+        } else if self.account.is_overlent(dimension, &loan.limits) && dimension.of(self.account.over) != 0 {
+            // The store doesn't know yet what was used.
+            return Verdict::Elsewhere;
         } else if !short {
             return Verdict::Ask;
         }
@@ -223,8 +222,10 @@ impl Held {
         if loan.flushed && !quiet {
             account.lease.behind = account.lease.behind.zip(behind, i64::max);
         }
+        // Others may hold what was lent under a higher limit; what is free here is then more than is left.
         let short = |dimension: Dimension| {
-            dimension.limit(&ask.limits).is_some() && dimension.of(answer.granted) < dimension.of(ask.need)
+            let missing = dimension.of(answer.granted) < dimension.of(ask.need);
+            dimension.limit(&ask.limits).is_some() && (missing || account.is_overlent(dimension, &ask.limits))
         };
         loan.short = Dimension::ALL.map(short);
         (loan.limits, loan.size) = (ask.limits, account.lease.free);

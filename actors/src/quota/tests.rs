@@ -242,6 +242,17 @@ fn obey(world: &World) {
     world.accounts.obey(&Recalls { asked, all: false, last }, world.clock.now());
 }
 
+/// Asks for one of so many requests, while another instance sees what is recalled.
+async fn admit_beside(world: &World, other: &World, requests: i64) -> Result<(Permit, Reservation), QuotaError> {
+    let mut asking = pin!(world.admit(1, Some(requests)));
+    loop {
+        tokio::select! {
+            answer = &mut asking => break answer,
+            () = tokio::time::sleep(Duration::from_millis(5)) => obey(other),
+        }
+    }
+}
+
 #[actix_rt::test]
 async fn a_warm_account_is_decided_without_the_store() {
     let world = World::start(1_000);
@@ -263,14 +274,7 @@ async fn what_others_hold_unspent_is_waited_for_and_what_they_need_is_not() {
     let running = one.admit(1, Some(8)).await.unwrap();
     let mut admitted = Vec::new();
     let refused = loop {
-        let mut asking = std::pin::pin!(two.admit(1, Some(8)));
-        let answer = loop {
-            tokio::select! {
-                answer = &mut asking => break answer,
-                () = tokio::time::sleep(Duration::from_millis(5)) => obey(&one),
-            }
-        };
-        match answer {
+        match admit_beside(&two, &one, 8).await {
             Ok(more) => admitted.push(more),
             Err(refused) => break refused,
         }

@@ -64,6 +64,26 @@ async fn whoever_was_active_before_midnight_is_forgotten_like_others() {
     assert!(world.admit(16, Some(100)).await.is_ok());
 }
 
+#[actix_rt::test]
+async fn what_was_lent_under_a_higher_limit_is_waited_for_under_a_lower_one() {
+    let one = World::start(1_000);
+    let two = World::instance(one.store.clone(), 1_000);
+    let mut running = Vec::new();
+    for world in [&one, &two, &one, &two, &one, &two] {
+        running.push(admit_beside(world, if Rc::ptr_eq(world, &one) { &two } else { &one }, 8).await.unwrap());
+    }
+    // Both know of the lower limit when what runs gives back more than it allows.
+    for (world, other) in [(&one, &two), (&two, &one)] {
+        assert!(matches!(admit_beside(world, other, 4).await, Err(QuotaError::Exhausted(_))));
+    }
+    drop(running);
+    let mut admitted = Vec::new();
+    while let Ok(more) = admit_beside(&one, &two, 4).await {
+        admitted.push(more);
+    }
+    assert_eq!(admitted.len(), 4, "the other one needs nothing");
+}
+
 /// Looks after the leases of all users, and makes the exchanges that come of it, if the store lets it.
 async fn tend(world: &World) {
     for turn in 0..16 {
