@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use futures_util::{future::join_all, poll};
+use futures_util::{FutureExt, future::join_all, poll};
 use uuid::Uuid;
 
 use super::*;
@@ -154,17 +154,11 @@ async fn a_limit_is_exact_and_a_released_place_is_free_again() {
 async fn where_each_record_is_synced_a_promise_waits_for_its_own() {
     let each = JournalConfig { fsync: Fsync::Each, ..journal() };
     let world = World::recording(each, Arc::default(), 1_000);
-    let sync = || world.flusher.borrow().as_ref().unwrap().sync();
     // The first one waits for the store as well.
     for _ in 0..2 {
-        let mut admitted = pin!(world.admit(1, Some(9)));
-        while world.shelf.open_entries() == 0 {
-            assert!(poll!(&mut admitted).is_pending());
-            tokio::task::yield_now().await;
-        }
-        assert!(poll!(&mut admitted).is_pending(), "its record is written, not synced");
-        sync();
-        assert!(admitted.await.is_ok());
+        let (_permit, reservation) = world.admit(1, Some(9)).await.unwrap();
+        let receipt = reservation.receipt().unwrap();
+        assert_eq!(receipt.synced().now_or_never(), Some(true), "its record is on the disk");
     }
 }
 
