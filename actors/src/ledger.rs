@@ -208,12 +208,9 @@ impl UsageLedger {
 
     /// Drains what processes before this one have left, before anything else is flushed.
     fn recover(&self, mut flusher: Flusher, asked: oneshot::Sender<Recovery>, ctx: &mut Context<Self>) {
-        let tally = Rc::clone(&self.tally);
-        let recovery = async move {
-            let result = recover(&mut flusher, &tally).await;
-            (flusher, result)
-        };
-        ctx.spawn(recovery.into_actor(self).map(|(flusher, result), ledger, ctx| {
+        let (tally, accounts) = (Rc::clone(&self.tally), Arc::clone(&self.ports.accounts));
+        let recovery = async move { (recover(&mut flusher, &tally, &accounts).await, flusher) };
+        ctx.spawn(recovery.into_actor(self).map(|(result, flusher), ledger, ctx| {
             ledger.flusher = Some(flusher);
             if let Ok(recovered) = &result {
                 ledger.ports.metrics.journals_recovered(recovered.journals as u64);
@@ -375,7 +372,7 @@ impl Handler<Recover> for UsageLedger {
 }
 
 /// Drains what was left.
-async fn recover(flusher: &mut Flusher, tally: &RefCell<Tally>) -> Recovery {
+async fn recover(flusher: &mut Flusher, tally: &RefCell<Tally>, accounts: &Accounts) -> Recovery {
     let mut recovered = Recovered { journals: flusher.recover().await?, postings: 0 };
     loop {
         let landed = flusher.flush().await.map_err(|error| match error {
@@ -383,9 +380,10 @@ async fn recover(flusher: &mut Flusher, tally: &RefCell<Tally>) -> Recovery {
             FlushError::Recovery(error) => error,
             ahead @ FlushError::Ahead { .. } => RecoveryError::Journal(ahead.to_string()),
         })?;
-        let Some(landed) = landed else { return Ok(recovered) };
-        recovered.postings += landed.batch.postings.len();
-        tally.borrow_mut().count(&landed.batch.postings);
+        let Some(Landed { batch, .. }) = landed else { return Ok(recovered) };
+        recovered.postings += batch.postings.len();
+        tally.borrow_mut().count(&batch.postings);
+        accounts.post_brought(&batch.cursors);
     }
 }
 

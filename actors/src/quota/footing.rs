@@ -7,12 +7,12 @@
 //! - What the store has lent counts only if, after that, it had all that this process has ever brought into it.
 //! - Where it hadn't, all leases are forgotten, and nothing is exchanged until all that was settled before is applied.
 //!
-//! Limits: what others have to apply again isn't known here. Each looks after an exchange, with a batch and at a heartbeat
-//! (5 s); until they are done, what they had used may be lent once more, as may what was promised to requests that ran
-//! when it was put back.
+//! Limits: of the journals that this process has closed, the last [`CLOSED`] are looked after. What others have to apply
+//! again isn't known here. Each looks after an exchange, with a batch and at a heartbeat (5 s); until they are done, what
+//! they had used may be lent once more, as may what was promised to requests that ran when it was put back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -27,13 +27,24 @@ use crate::{
     ports::{CursorMove, LeaseAnswer, LeaseAsk, StoreError},
 };
 
+/// How many closed journals are looked after: those of a process that a crash has left, and of disks that failed since.
+const CLOSED: usize = 256;
+
 /// What is known of the store.
 #[derive(Debug, Default)]
 pub(super) struct Footing {
-    /// How far the store was brought in each journal that isn't closed.
-    brought: Mutex<BTreeMap<Uuid, u64>>,
+    brought: Mutex<Brought>,
     /// Counts how often it was lost and regained: odd while it is lost.
     turns: AtomicU64,
+}
+
+/// How far the store was brought.
+#[derive(Debug, Default)]
+struct Brought {
+    /// In each journal that isn't closed.
+    open: BTreeMap<Uuid, u64>,
+    /// In those that were closed last: an earlier state of the store has them open.
+    closed: VecDeque<(Uuid, u64)>,
 }
 
 impl Footing {
@@ -48,12 +59,14 @@ impl Footing {
 impl Accounts {
     /// Notes how far the store was brought.
     pub(crate) fn post_brought(&self, steps: &[CursorMove]) {
-        let mut brought = lock(&self.footing.brought);
+        let Brought { open, closed } = &mut *lock(&self.footing.brought);
         for step in steps {
             if step.closes {
-                brought.remove(&step.journal);
+                open.remove(&step.journal);
+                closed.push_back((step.journal, step.to));
+                closed.drain(..closed.len().saturating_sub(CLOSED));
             } else {
-                let end = brought.entry(step.journal).or_default();
+                let end = open.entry(step.journal).or_default();
                 *end = step.to.max(*end);
             }
         }
@@ -74,7 +87,10 @@ impl Accounts {
     /// It hasn't, or can't say.
     pub(crate) async fn look_back(&self) -> Result<(), StoreError> {
         self.footing.turn()?;
-        let (journals, ends): (Vec<_>, Vec<_>) = lock(&self.footing.brought).iter().unzip();
+        let (journals, ends): (Vec<_>, Vec<_>) = {
+            let Brought { open, closed } = &*lock(&self.footing.brought);
+            open.iter().map(|(journal, end)| (*journal, *end)).chain(closed.iter().copied()).unzip()
+        };
         if journals.is_empty() {
             return Ok(());
         }
@@ -90,9 +106,10 @@ impl Accounts {
         self.footing.turn().is_err()
     }
 
-    /// Exchanges nothing from now on, and forgets all that was lent.
+    /// Exchanges nothing from now on, and forgets all that was lent. A closed journal that is still there is brought anew.
     pub(crate) fn lose_footing(&self) {
         self.footing.turns.fetch_or(1, Ordering::AcqRel);
+        lock(&self.footing.brought).closed.clear();
         self.forget_leases();
     }
 

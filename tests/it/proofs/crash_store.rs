@@ -8,6 +8,7 @@ use std::{
 
 use hne_load::{
     chaos::{ChaosProxy, Cut, Direction, Moment},
+    clock,
     mock::MockProvider,
 };
 
@@ -26,6 +27,8 @@ use crate::harness::{
 
 /// A batch about every 20 ms, so that a cut after each [`CUT_EVERY`] is one of about 50 commits.
 const FLUSH_INTERVAL: &str = "20ms";
+/// How often it is looked for what should have come.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
 /// Milliseconds from one cut to the next.
 const CUT_EVERY: (u64, u64) = (600, 1_400);
 
@@ -204,6 +207,38 @@ fn an_old_copy_of_postgres_is_brought_up_to_date_while_it_serves() {
     database.restore();
     pass(before);
     let answers = crowd.finish();
+    instance.stop();
+    println!("{NAME}: rows in the copy {copied}, when it came back {written}");
+    prove(NAME, &url, &provider, &answers);
+    instance.verify();
+}
+
+#[test]
+fn what_a_crash_has_left_is_brought_anew_to_an_old_copy_of_postgres() {
+    const NAME: &str = "old copy of PostgreSQL, after a recovery";
+    let provider = provider();
+    let url = servers::postgres().fresh_database();
+    let database = Copied::of(servers::postgres(), &url);
+    let mut instance = Instance::at(&url, &provider);
+    let _busy = machine_shared();
+    instance.set("HNE__LEDGER__FLUSH_INTERVAL", "1m");
+    let crowd = Crowd::busy(instance.address(), users(&instance));
+    start_under_load(&mut instance, &provider);
+    pass(a_while().0);
+    instance.kill();
+    let answers = crowd.finish();
+    database.copy();
+    let copied = rows(&database.copied_url()).len();
+    instance.set("HNE__LEDGER__FLUSH_INTERVAL", FLUSH_INTERVAL);
+    instance.start();
+    let written = rows(&url).len();
+    assert!(written > copied, "nothing was left to be recovered");
+    // Nothing has been served since.
+    database.restore();
+    let began = clock::now();
+    while rows(&url).len() < written && began.elapsed() < DEADLINE {
+        pass(ASKED_EVERY);
+    }
     instance.stop();
     println!("{NAME}: rows in the copy {copied}, when it came back {written}");
     prove(NAME, &url, &provider, &answers);
