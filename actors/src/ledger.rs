@@ -127,8 +127,8 @@ pub struct UsageLedger {
     waiting: Vec<oneshot::Sender<()>>,
     /// Asked to recover, and not yet about it.
     recovering: Option<oneshot::Sender<Recovery>>,
-    /// When another process was last found to have taken the identity.
-    usurped_at: Option<Instant>,
+    /// When the identity was last taken back: another process had it, or the store is one that knows of an earlier one.
+    taken_back_at: Option<Instant>,
     /// Counts looks at leases.
     turn: usize,
     /// By which leases were last looked at.
@@ -160,7 +160,7 @@ impl UsageLedger {
             backoff: Duration::ZERO,
             waiting: Vec::new(),
             recovering: None,
-            usurped_at: None,
+            taken_back_at: None,
             turn: 0,
         });
         Ok(LedgerHandle { addr, shelf })
@@ -312,17 +312,18 @@ impl UsageLedger {
         self.ports.accounts.forget_leases();
         let now = self.ports.clock.now();
         let again = |at: Instant| now.saturating_duration_since(at) < HEARTBEAT * 12;
-        if !heartbeat.ours && self.usurped_at.replace(now).is_some_and(again) {
+        // Of what was asked before it was taken back, the answer says nothing new.
+        if !heartbeat.ours && self.taken_back_at.is_some_and(|at| at <= asked && again(at)) {
             self.shelf.stop("another process runs with the identity of this data folder, from a copy of it".into());
             return;
         }
         tracing::warn!(heartbeat.ours, heartbeat.written_off, "this instance enrolls anew");
         let (store, owner, process) = (Arc::clone(&self.ports.store), self.place.owner, self.place.process);
         let enroll = async move { store.enroll(owner.instance, process).await };
-        ctx.spawn(enroll.into_actor(self).map(|enrolled, _, _| {
-            if let Err(error) = enrolled {
-                tracing::warn!(%error, "not enrolled");
-            }
+        ctx.spawn(enroll.into_actor(self).map(move |enrolled, ledger, _| match enrolled {
+            Ok(_) if heartbeat.ours => {}
+            Ok(_) => ledger.taken_back_at = Some(ledger.ports.clock.now()),
+            Err(error) => tracing::warn!(%error, "not enrolled"),
         }));
     }
 }

@@ -1,6 +1,6 @@
 //! What is kept and what is dropped, and how service goes on after a fault.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{
     domain::Timestamp,
-    ledger::{Config, Fsync, JournalConfig, Place, Ports, UsageLedger, journal::keeper},
+    ledger::{Config, Fsync, HEARTBEAT, JournalConfig, LedgerHandle, Place, Ports, UsageLedger, journal::keeper},
     metrics::Metrics,
+    ports::{Clock, LedgerStore},
     quota::Accounts,
     registry::{self, CatalogHandle},
-    testing::{FakeCache, FakeCatalog, FakeDirectory, FakeLedger, ManualClock},
+    testing::{FakeCache, FakeCatalog, FakeDirectory, FakeLedger, ManualClock, VirtualClock},
 };
 
 const SLOTS: u64 = 16;
@@ -264,9 +265,8 @@ fn what_cannot_be_read_waits_since_it_was_settled() {
     });
 }
 
-#[actix_rt::test]
-async fn the_store_may_be_away_however_seldom_is_flushed() {
-    let (root, store, clock) = (folder(), Arc::new(FakeLedger::default()), Arc::new(ManualClock::new()));
+/// Starts the actor, as process 9.
+fn start(root: &Path, store: &Arc<FakeLedger>, clock: Arc<dyn Clock>, flush_interval: Duration) -> LedgerHandle {
     let (here, metrics) = (actix_rt::Arbiter::current(), Metrics::new("test", Timestamp(0)).unwrap());
     let catalog = registry::Ports {
         catalog: Arc::new(FakeCatalog::default()),
@@ -284,14 +284,37 @@ async fn the_store_may_be_away_however_seldom_is_flushed() {
         clock,
         set_clock: Arc::new(|_, _| {}),
     };
-    let config = Config { flush_interval: Duration::from_secs(60), flush_postings: 5_000 };
-    let place =
-        Place { journal: dropping(), folder: root.path().to_owned(), owner: OWNER, process: Uuid::from_u128(9) };
-    let ledger = UsageLedger::start(config, place, ports, &here).unwrap();
+    let config = Config { flush_interval, flush_postings: 5_000 };
+    let place = Place { journal: dropping(), folder: root.to_owned(), owner: OWNER, process: Uuid::from_u128(9) };
+    UsageLedger::start(config, place, ports, &here).unwrap()
+}
+
+#[actix_rt::test]
+async fn the_store_may_be_away_however_seldom_is_flushed() {
+    let (root, store) = (folder(), Arc::new(FakeLedger::default()));
+    let ledger = start(root.path(), &store, Arc::new(ManualClock::new()), Duration::from_secs(60));
     drop(ledger.open_books().open(reserved(0)).unwrap().settle(settled(0)).unwrap());
     store.applies.set_down(true);
     assert_eq!(ledger.ask_close(Duration::from_millis(100)).await, 1);
     assert_eq!(store.applies.calls(), 1);
     store.applies.set_down(false);
     assert_eq!(ledger.ask_close(Duration::from_secs(10)).await, 0);
+}
+
+#[actix_rt::test]
+async fn only_another_process_takes_an_identity_away() {
+    tokio::time::pause();
+    let (root, store) = (folder(), Arc::new(FakeLedger::default()));
+    let ledger = start(root.path(), &store, Arc::new(VirtualClock::new()), Duration::from_secs(60));
+    // The books were put back to before it had enrolled, and two heartbeats wait for them.
+    store.reads.hold();
+    tokio::time::sleep(HEARTBEAT * 5 / 2).await;
+    store.reads.release();
+    tokio::time::sleep(HEARTBEAT * 20).await;
+    assert_eq!(ledger.trouble(), None);
+    for taken in 1..=2 {
+        store.enroll(OWNER.instance, Uuid::from_u128(10)).await.unwrap();
+        tokio::time::sleep(HEARTBEAT * 2).await;
+        assert_eq!(ledger.trouble().is_some(), taken == 2, "it is taken back once");
+    }
 }
