@@ -36,7 +36,7 @@ use serde::Deserialize;
 pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
 pub use asking::Lack;
-pub use meter::Meter;
+pub use meter::{Meter, TooMany};
 pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
@@ -81,12 +81,15 @@ pub struct Shortage {
 /// Why a request may not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaError {
-    /// Too many requests in a minute, or streams at once.
+    /// Too many requests in a minute.
     #[error("too many requests; try again in {retry_after} s")]
     RateLimited {
         /// Seconds after which one more is admitted, if nothing else comes.
         retry_after: u64,
     },
+    /// Too many streams at once.
+    #[error("too many streams at once")]
+    Crowded,
     /// What the plan allows is used or promised.
     #[error("the quota is used up")]
     Exhausted(Shortage),
@@ -96,6 +99,15 @@ pub enum QuotaError {
     /// There is no space in the books for another posting.
     #[error("usage can't be recorded now")]
     BooksFull,
+}
+
+impl From<TooMany> for QuotaError {
+    fn from(met: TooMany) -> Self {
+        match met {
+            TooMany::InAMinute(retry_after) => Self::RateLimited { retry_after },
+            TooMany::AtOnce => Self::Crowded,
+        }
+    }
 }
 
 /// A request's wish to be admitted.
@@ -152,10 +164,7 @@ impl Tools {
     /// Counts a request in.
     fn permit(&self, user: &Arc<UserState>, plan: &Plan, now: Instant) -> Result<Permit, QuotaError> {
         let second = self.accounts.second(now);
-        lock(&user.counts)
-            .meter
-            .admit(second, plan.requests_per_minute, plan.concurrent_streams)
-            .map_err(|retry_after| QuotaError::RateLimited { retry_after })?;
+        lock(&user.counts).meter.admit(second, plan.requests_per_minute, plan.concurrent_streams)?;
         Ok(Permit(Arc::clone(user)))
     }
 

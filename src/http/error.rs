@@ -151,6 +151,7 @@ impl ApiError {
     pub fn of_quota(error: QuotaError, catalog: &Catalog) -> Self {
         match error {
             QuotaError::RateLimited { retry_after } => Self::of_rate(retry_after),
+            QuotaError::Crowded => Self::of_rate(1),
             QuotaError::Exhausted(shortage) => Self::of_shortage(&shortage, catalog),
             QuotaError::Unavailable => Self::new(ErrorCode::QuotaUnavailable),
             QuotaError::BooksFull => Self::new(ErrorCode::LedgerUnavailable),

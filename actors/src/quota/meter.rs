@@ -9,6 +9,15 @@ pub struct Meter {
     running: u32,
 }
 
+/// Of what there are too many for one more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooMany {
+    /// Requests in a minute: how many seconds to wait.
+    InAMinute(u64),
+    /// Streams at once.
+    AtOnce,
+}
+
 /// Seconds that a request counts against the rate.
 const MINUTE: u64 = 60;
 
@@ -16,10 +25,10 @@ impl Meter {
     /// Counts a request in, at second `now` of any clock that doesn't run backwards.
     ///
     /// # Errors
-    /// How many seconds to wait. A refused request is not counted.
-    pub fn admit(&mut self, now: u64, per_minute: Option<u32>, concurrent: Option<u32>) -> Result<(), u64> {
+    /// [`TooMany`]. A refused request is not counted.
+    pub fn admit(&mut self, now: u64, per_minute: Option<u32>, concurrent: Option<u32>) -> Result<(), TooMany> {
         if concurrent.is_some_and(|most| self.running >= most) {
-            return Err(1);
+            return Err(TooMany::AtOnce);
         }
         if let Some(most) = per_minute {
             self.count(now, most)?;
@@ -28,14 +37,14 @@ impl Meter {
         Ok(())
     }
 
-    fn count(&mut self, now: u64, most: u32) -> Result<(), u64> {
+    fn count(&mut self, now: u64, most: u32) -> Result<(), TooMany> {
         while self.seconds.front().is_some_and(|&(second, _)| second + MINUTE <= now) {
             self.seconds.pop_front();
         }
         let counted: u32 = self.seconds.iter().map(|&(_, count)| count).sum();
         if counted >= most {
             let first = self.seconds.front().map_or(now, |&(second, _)| second);
-            return Err((first + MINUTE).saturating_sub(now).max(1));
+            return Err(TooMany::InAMinute((first + MINUTE).saturating_sub(now).max(1)));
         }
         match self.seconds.back_mut() {
             Some((second, count)) if *second == now => *count += 1,
@@ -66,11 +75,11 @@ mod tests {
         for second in [0, 0, 30] {
             meter.admit(second, Some(3), None).unwrap();
         }
-        assert_eq!(meter.admit(31, Some(3), None), Err(29));
-        assert_eq!(meter.admit(59, Some(3), None), Err(1));
+        assert_eq!(meter.admit(31, Some(3), None), Err(TooMany::InAMinute(29)));
+        assert_eq!(meter.admit(59, Some(3), None), Err(TooMany::InAMinute(1)));
         meter.admit(60, Some(3), None).unwrap();
         meter.admit(60, Some(3), None).unwrap();
-        assert_eq!(meter.admit(61, Some(3), None), Err(29));
+        assert_eq!(meter.admit(61, Some(3), None), Err(TooMany::InAMinute(29)));
         (0..5).for_each(|_| meter.leave());
         assert!(!meter.is_idle(119) && meter.is_idle(120));
     }
@@ -79,7 +88,7 @@ mod tests {
     fn streams_at_once_are_bounded_and_a_refusal_counts_nothing() {
         let mut meter = Meter::default();
         meter.admit(0, Some(9), Some(1)).unwrap();
-        assert_eq!(meter.admit(0, Some(9), Some(1)), Err(1));
+        assert_eq!(meter.admit(0, Some(9), Some(1)), Err(TooMany::AtOnce));
         meter.leave();
         meter.admit(0, Some(2), Some(1)).unwrap();
         assert!(meter.admit(0, None, Some(1)).is_err());

@@ -95,6 +95,7 @@ pub(super) async fn admit(desk: &Desk, arrived: &Arrived, outcome: &mut RequestO
 fn refusal(error: &QuotaError) -> QuotaRefusal {
     match error {
         QuotaError::RateLimited { .. } => QuotaRefusal::Rate,
+        QuotaError::Crowded => QuotaRefusal::Concurrency,
         QuotaError::Exhausted(shortage) => match shortage.dimension {
             Dimension::Requests => QuotaRefusal::Requests,
             Dimension::Tokens => QuotaRefusal::Tokens,

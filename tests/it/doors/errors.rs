@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     BAD_JSON, CHAT, EXPIRED, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Refused, Row, about, assert_untouched,
-    holding, post, refused, row, settle, turned_away, until, valid,
+    holding, ops::samples, post, refused, row, settle, turned_away, until, valid,
 };
 use crate::harness::{
     app::{Database, PROVIDER_KEY, SECRET, TestApp, chat, complete, now, run, token},
@@ -163,6 +163,9 @@ fn a_rate_and_a_concurrency_limit_say_when_to_come_back() {
         app.mock.release("");
         let rest = stream.text().await.unwrap();
         assert!(rest.ends_with("data: [DONE]\n\n"), "{rest:?}");
+        let text = app.anonymous().get("/metrics").await.unwrap().text().await.unwrap();
+        let counted = |reason| samples(&text)[&format!("hne_quota_refusals_total{{reason=\"{reason}\"}}")];
+        assert_eq!(["rate", "concurrency"].map(|reason| format!("{}", counted(reason))), ["1", "1"]);
     });
     assert_eq!(app.wait_for_postings(2).len(), 2);
     assert_eq!(app.mock.totals().requests, 2);
