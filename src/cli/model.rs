@@ -11,7 +11,7 @@ use crate::store::ModelSpec;
 pub(super) enum Command {
     /// Adds a model, or makes the one of that id what is stated here.
     Add(Add),
-    /// Takes a model out of the catalog.
+    /// Takes a model out of the catalog; one that the configuration states, until the next start.
     Remove {
         /// The model.
         id: ModelId,
@@ -56,6 +56,11 @@ pub(super) async fn run(desk: &Desk, command: Command) -> Result<Output, Failed>
         Command::Remove { id } => {
             if !desk.store.remove_model(&id).await? {
                 return Err(Failed::usage(format!("There is no model {id}.")));
+            }
+            if desk.config.models.catalog.contains_key(&id) {
+                complain(&format!(
+                    "The configuration states {id} (models.catalog): unless it is taken out there, the next start brings it back."
+                ));
             }
             Ok(Output::new(json!({"model": id, "removed": true}), format!("{id} is out of the catalog.")))
         }

@@ -250,6 +250,22 @@ fn a_model_is_sent_by_its_own_name_and_falls_back_to_others() {
 }
 
 #[test]
+fn a_model_that_the_configuration_states_comes_back_and_that_is_said() {
+    let world = World::on(Database::Sqlite);
+    let is_listed = || world.run(&["model", "list"]).stdout.contains("sim/basic");
+    let service = world.serve();
+    world.json(&["model", "add", "own/x", "--class", "basic", "--provider", "simulator"]);
+    assert_eq!(world.run(&["model", "remove", "own/x"]).stderr, "");
+    let removed = world.run(&["model", "remove", "sim/basic"]);
+    assert!(removed.code == 0 && removed.stderr.contains("The configuration states sim/basic"), "{removed:?}");
+    assert!(!is_listed());
+    service.stop("TERM");
+    let service = world.serve();
+    assert!(is_listed());
+    service.stop("TERM");
+}
+
+#[test]
 fn keys_are_created_revoked_and_listed() {
     beside_a_server(|world, service| {
         world.json(&["user", "add", "ann"]);
