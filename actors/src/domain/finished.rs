@@ -15,7 +15,7 @@ pub struct Timings {
     pub connect: Option<Duration>,
     /// From the request's arrival to the first frame, or to the whole answer where it isn't streamed.
     pub ttft: Option<Duration>,
-    /// Our share of `ttft`: what is left when the provider's time is taken off.
+    /// Our share of `ttft`: what is left when the time of each provider that was asked is taken off.
     pub overhead: Option<Duration>,
     /// From the request's arrival to its end.
     pub total: Duration,

@@ -144,6 +144,9 @@ async fn ask(kit: &Kit, job: &Job, model: &Model, shared: &Shared) -> Result<(),
         };
         now = kit.clock.now();
         provider.failed(&model.upstream_model, &refusal, now);
+        if let Some(ticket) = shared.borrow_mut().ticket() {
+            ticket.contacted_in_vain(now);
+        }
         if refusal.is_failure() {
             asking.failed(refusal.failure, now);
         } else {

@@ -37,6 +37,8 @@ pub struct Ticket {
     model: Arc<Model>,
     message_bytes: u64,
     contacted_at: Option<Instant>,
+    /// What providers took that were asked in vain.
+    in_vain: Duration,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -54,7 +56,15 @@ impl Ticket {
         model: Arc<Model>,
         message_bytes: u64,
     ) -> Self {
-        Self { reservation, _permit: permit, outcome, model, message_bytes, contacted_at: None }
+        Self {
+            reservation,
+            _permit: permit,
+            outcome,
+            model,
+            message_bytes,
+            contacted_at: None,
+            in_vain: Duration::ZERO,
+        }
     }
 
     /// Returns the record of the request.
@@ -89,6 +99,15 @@ impl Ticket {
         self.contacted_at = Some(now);
     }
 
+    /// Notes that the provider was asked in vain.
+    pub(super) fn contacted_in_vain(&mut self, now: Instant) {
+        self.in_vain += self.since_contact(now);
+    }
+
+    fn since_contact(&self, now: Instant) -> Duration {
+        self.contacted_at.map(|asked| now.saturating_duration_since(asked)).unwrap_or_default()
+    }
+
     /// Notes how long it took to have a connection to the provider.
     pub(super) fn connected(&mut self, took: Duration) {
         self.outcome.timings.connect = Some(took);
@@ -97,9 +116,9 @@ impl Ticket {
     /// Notes that the first frame, or the whole answer, is here.
     pub(super) fn first_frame(&mut self, now: Instant) {
         let ttft = now.saturating_duration_since(self.outcome.arrived_at());
-        let provider = self.contacted_at.map(|asked| now.saturating_duration_since(asked)).unwrap_or_default();
+        let providers = self.in_vain + self.since_contact(now);
         self.outcome.timings.ttft = Some(ttft);
-        self.outcome.timings.overhead = Some(ttft.saturating_sub(provider));
+        self.outcome.timings.overhead = Some(ttft.saturating_sub(providers));
     }
 
     /// Makes sure that what was seen so far is reserved, as far as there is room. Of a whole answer whose usage is known

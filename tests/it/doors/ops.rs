@@ -175,6 +175,23 @@ fn connecting_is_no_part_of_what_a_provider_takes() {
 }
 
 #[test]
+fn what_providers_took_in_vain_is_no_overhead_of_ours() {
+    let app = TestApp::on(Database::Sqlite).env("HNE__PROVIDERS__OPENROUTER__FIRST_BYTE_TIMEOUT", "500ms").start();
+    let add = |id, upstream| {
+        ["model", "add", id, "--class", "basic", "--provider", "openrouter", "--upstream-model", upstream]
+    };
+    app.cli(&add("stands", "mock/chat"));
+    app.cli(&[&add("falls", "mock/chat+hang")[..], &["--fallback", "stands"]].concat());
+    super::settle(&app);
+    let report: Value = run(async {
+        assert_eq!(complete(&app.client("ann"), &chat("falls", "hello")).await.status, 200);
+        app.admin().get("/api/admin/performance").await.unwrap().json().await.unwrap()
+    });
+    let [ttft, overhead] = ["ttft", "overhead"].map(|stage| report["windows"]["start"][stage]["max"].as_f64().unwrap());
+    assert!(ttft >= 500.0 && overhead < 400.0, "{report}");
+}
+
+#[test]
 fn the_memory_limit_is_reported_as_it_is_configured() {
     let app = TestApp::on(Database::Sqlite).env("HNE__SERVER__MEMORY_LIMIT_MB", "512").start();
     let report: Value = run(async { app.admin().get("/api/admin/performance").await.unwrap().json().await.unwrap() });
