@@ -140,7 +140,8 @@ fn a_stream_goes_through_frame_by_frame_and_nothing_else_is_let_out() {
         assert_eq!(client.get("/v1/models").await.unwrap().status, 200);
         for path in ["/metrics", "/healthz", "/readyz", "/"] {
             let mut response = client.get(path).await.unwrap();
-            assert_eq!(response.status, 404, "{path}");
+            assert_eq!((response.status, response.header("access-control-allow-origin")), (404, Some("*")), "{path}");
+            assert!(response.header("x-request-id").is_some(), "{path}");
             assert_eq!(response.json().await.unwrap()["error"]["code"], "not_found");
         }
         // The service says so of the first, nginx of the second.
