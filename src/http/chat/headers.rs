@@ -56,9 +56,11 @@ impl LimitHeaders {
     }
 }
 
-/// Writes a duration as OpenAI's headers do: `1s`, `6m0s`, `23h59m1s`.
+/// Writes a duration as OpenAI's headers do: `1s`, `6m0s`, `23h59m1s`. Rounded up, so that whoever waits for so long
+/// doesn't come too early.
 fn duration(left: Duration) -> String {
-    let (hours, minutes, seconds) = (left.as_secs() / 3_600, left.as_secs() / 60 % 60, left.as_secs() % 60);
+    let left = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    let (hours, minutes, seconds) = (left / 3_600, left / 60 % 60, left % 60);
     let (mut text, mut digits) = (String::with_capacity(16), itoa::Buffer::new());
     if hours > 0 {
         text.extend([digits.format(hours), "h"]);
@@ -113,6 +115,7 @@ mod tests {
         for (seconds, text) in [(0, "0s"), (59, "59s"), (360, "6m0s"), (86_399, "23h59m59s"), (2_592_000, "720h0m0s")] {
             assert_eq!(duration(Duration::from_secs(seconds)), text);
         }
+        assert_eq!(duration(Duration::from_millis(59_001)), "1m0s");
     }
 
     #[test]

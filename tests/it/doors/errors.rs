@@ -1,7 +1,8 @@
 //! Every row of the table of errors, from outside.
 
-use hne_load::client::Request;
+use hne_load::{client::Request, clock::unix_nanos};
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     BAD_JSON, CHAT, EXPIRED, NO_MODEL, NO_TOKEN, NOT_ALLOWED, QUOTA, RATE, Refused, Row, about, assert_untouched,
@@ -215,7 +216,13 @@ fn a_quota_that_is_used_up_is_told_in_figures() {
         assert_eq!([&error["limit"], &error["remaining"]], [&json!(1), &json!(0)]);
         assert_eq!(error["used"].as_i64().unwrap() + error["reserved"].as_i64().unwrap(), 1);
         assert_eq!([&error["class"], &error["window"]], [&json!("basic"), &json!("month")]);
-        assert!(error["resets_at"].as_str().unwrap().ends_with("-01T00:00:00Z"), "{error}");
+        let resets_at = error["resets_at"].as_str().unwrap();
+        assert!(resets_at.ends_with("-01T00:00:00Z"), "{error}");
+        // Whoever waits for so long doesn't come too early, but for how far the clocks are apart.
+        let end = OffsetDateTime::parse(resets_at, &Rfc3339).unwrap().unix_timestamp_nanos();
+        let left = end - i128::from(unix_nanos()) - 100_000_000;
+        let reset = humantime::parse_duration(told.response.header("x-ratelimit-reset-requests").unwrap()).unwrap();
+        assert!(i128::try_from(reset.as_nanos()).unwrap() >= left, "{reset:?} of {left} ns");
         assert!(error["message"].as_str().unwrap().contains("is used up"), "{error}");
     });
     assert_eq!(app.wait_for_postings(1).len(), 1);
