@@ -179,7 +179,7 @@ impl QuotaHandle {
     /// Asks for a place among the user's streams and a reservation.
     ///
     /// # Errors
-    /// [`QuotaError`]; nothing is counted or promised then.
+    /// [`QuotaError`]; nothing is promised then. What is refused for another reason than the rate has counted against it.
     ///
     /// # Cancel safety
     /// Dropping the future gives back what was promised.
