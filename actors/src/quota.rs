@@ -37,7 +37,7 @@ pub use account::{Account, Ask, Dimension, Figure, Grant, Lease, Measure};
 pub use accounts::Accounts;
 pub use asking::Lack;
 pub use meter::{Meter, TooMany};
-pub use reservation::{ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
+pub use reservation::{AccountView, ClassUsage, Cover, Permit, Reservation, Settlement, Standing};
 
 use crate::{
     domain::{Caller, ClassId, ModelKey, Plan, PlanLimit, Portion, Timestamp, Window},

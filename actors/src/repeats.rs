@@ -43,7 +43,7 @@ use tokio::sync::Notify;
 use crate::{
     domain::{Timings, UserKey},
     lock::lock,
-    quota::Standing,
+    quota::{AccountView, Standing},
     stream::{Failure, Head, Relay},
 };
 use answer::{Answer, Joined};
@@ -88,7 +88,7 @@ pub struct Beginning {
     pub head: Head,
     /// Where the first request's time has gone until then.
     pub timings: Timings,
-    /// Where the caller's account stood when the request was admitted.
+    /// Where the caller's account stood then.
     pub standing: Option<Standing>,
 }
 
@@ -227,15 +227,9 @@ impl Place {
     /// Answers with what the relay has to say, and returns the first reader of it. `timings` is where the time has gone
     /// until then; `commit_after` is the relay's.
     #[must_use]
-    pub fn serve(
-        self,
-        relay: Relay,
-        commit_after: Option<Duration>,
-        timings: Timings,
-        standing: Option<Standing>,
-    ) -> Reader {
+    pub fn serve(self, relay: Relay, commit_after: Option<Duration>, timings: Timings, account: AccountView) -> Reader {
         let reader = Reader { reader: self.answer.serve(), answer: Arc::clone(&self.answer) };
-        Broadcast { serving: Some(Serving { place: self, relay, commit_after, timings, standing }) }.start();
+        Broadcast { serving: Some(Serving { place: self, relay, commit_after, timings, account }) }.start();
         reader
     }
 }
@@ -246,7 +240,7 @@ struct Serving {
     relay: Relay,
     commit_after: Option<Duration>,
     timings: Timings,
-    standing: Option<Standing>,
+    account: AccountView,
 }
 
 /// The actor that reads one answer for all its readers, on the worker of the first.
@@ -267,13 +261,13 @@ impl Actor for Broadcast {
 impl Serving {
     /// Ends with the answer, or when nobody reads it any more; then the relay is dropped, which is the client's leaving.
     async fn run(self) {
-        let Self { place, mut relay, commit_after, mut timings, standing } = self;
+        let Self { place, mut relay, commit_after, mut timings, account } = self;
         let answer = &place.answer;
         let head = tokio::select! {
             head = relay.head(commit_after, &mut timings) => head,
             () = poll_fn(|cx| answer.poll_left(cx)) => return,
         };
-        answer.begin(Beginning { head, timings, standing });
+        answer.begin(Beginning { head, timings, standing: account.standing() });
         poll_fn(|cx| answer.poll_pass(&mut relay, cx)).await;
     }
 }

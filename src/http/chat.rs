@@ -101,11 +101,11 @@ impl Call {
             Ok(admitted) => admitted,
             Err(error) => return self.refused(&error, outcome).await,
         };
-        let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
+        let (catalog, account) = (Arc::clone(&admitted.catalog), admitted.promise.1.view());
         let mut timings = outcome.timings;
         let mut relay = self.open(admitted, outcome);
         let head = relay.head(self.commit_after(&arrived), &mut timings).await;
-        let beginning = Beginning { head, timings, standing };
+        let beginning = Beginning { head, timings, standing: account.standing() };
         begin(&beginning, StreamBody { frames: relay, catalog, joined: None, _slot: arrived.slot })
     }
 
@@ -146,10 +146,10 @@ impl Call {
                 return self.refused(&error, outcome).await;
             }
         };
-        let (catalog, standing) = (Arc::clone(&admitted.catalog), admitted.promise.1.standing());
+        let (catalog, account) = (Arc::clone(&admitted.catalog), admitted.promise.1.view());
         let timings = outcome.timings;
         let relay = self.open(admitted, outcome);
-        let mut reader = place.serve(relay, self.commit_after(&arrived), timings, standing);
+        let mut reader = place.serve(relay, self.commit_after(&arrived), timings, account);
         match reader.beginning().await {
             Some(beginning) => {
                 begin(&beginning, StreamBody { frames: reader, catalog, joined: None, _slot: arrived.slot })

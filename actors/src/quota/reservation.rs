@@ -76,7 +76,30 @@ pub enum Cover {
     No,
 }
 
-/// Where an account stands with a reservation counted in: for response headers.
+/// An account against which there was a reservation.
+#[derive(Debug)]
+pub struct AccountView {
+    user: Arc<UserState>,
+    against: Against,
+}
+
+impl AccountView {
+    /// Returns where it stands, if its window isn't over.
+    #[must_use]
+    pub fn standing(&self) -> Option<Standing> {
+        let Against { line, window, opened_at, .. } = &self.against;
+        let mut counts = lock(&self.user.counts);
+        let held = counts.held(line.class, *window)?;
+        let figure = |dimension| held.account.figure(dimension, &line.limits);
+        Some(Standing {
+            requests: figure(Dimension::Requests),
+            tokens: figure(Dimension::Tokens),
+            resets_in: window.end().since(*opened_at),
+        })
+    }
+}
+
+/// Where an account stands: for response headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// The requests of the window.
@@ -127,17 +150,10 @@ impl Reservation {
         Some(work(&mut held.account, &mut self.granted))
     }
 
-    /// Returns where its account stands, if its window isn't over.
+    /// Returns its account, to be looked at also when this has ended.
     #[must_use]
-    pub fn standing(&self) -> Option<Standing> {
-        self.with_held(|held| {
-            let figure = |dimension| held.account.figure(dimension, self.limits());
-            Standing {
-                requests: figure(Dimension::Requests),
-                tokens: figure(Dimension::Tokens),
-                resets_in: self.against.window.end().since(self.against.opened_at),
-            }
-        })
+    pub fn view(&self) -> AccountView {
+        AccountView { user: Arc::clone(&self.user), against: self.against }
     }
 
     /// Promises what another model of the same class may need in place of what it was granted. Says whether that fits;

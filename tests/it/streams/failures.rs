@@ -242,3 +242,21 @@ fn a_fallback_that_is_far_dearer_is_asked_while_the_limit_has_enough() {
     });
     assert_eq!(charges(&app.wait_for_postings(1), "ann"), [Charge::reported("completed", 5, 7).costing(12_000_000)]);
 }
+
+#[test]
+fn headers_tell_what_is_left_once_it_is_known() {
+    let app = TestApp::on(Database::Sqlite).start();
+    app.cli(&["plan", "set", "small", "basic", "--requests", "2", "--tokens", "5000"]);
+    app.user("ann", "small");
+    let client = caller(&app, "ann");
+    run(async {
+        let left = async |model: &str| {
+            let response = complete(&client, &chat(model, "hello")).await;
+            let of = |metric: &str| response.header(&format!("x-ratelimit-remaining-{metric}")).unwrap().to_owned();
+            (response.status, of("requests"), of("tokens"))
+        };
+        assert_eq!(left("mock/chat+status-400").await, (502, "2".to_owned(), "5000".to_owned()), "nothing is charged");
+        assert_eq!(left("mock/chat+prompt-10+completion-20").await, (200, "1".to_owned(), "4970".to_owned()));
+    });
+    app.wait_for_postings(2);
+}
