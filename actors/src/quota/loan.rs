@@ -233,6 +233,8 @@ impl Held {
         // What was lent when it was made first says nothing of what is left now.
         loan.answered_at = (!std::mem::take(&mut loan.uncertain)).then_some(now);
         loan.obeyed_elsewhere = answer.obeyed_elsewhere;
+        // The store remembers it. One that is put back counts from lower numbers.
+        loan.obeyed = if loan.obeyed == ask.obeyed { 0 } else { loan.obeyed };
         let due = loan.recall.is_none_or(|(_, at)| now.saturating_duration_since(at) >= RECALL_EVERY);
         let elsewhere = |dimension: Dimension| short(dimension) && dimension.of(answer.elsewhere) > 0;
         due && Dimension::ALL.into_iter().any(elsewhere)

@@ -51,8 +51,9 @@ async fn they_are_applied_again_where_nothing_is_served() {
     assert_eq!((world.store.rows().len(), world.accounts.look_back().await), (250, Ok(())));
 }
 
-#[actix_rt::test]
-async fn what_was_obeyed_before_counts_no_more() {
+/// Of two instances, one obeys a recall; then the books are put back, and it is lent what there is. Returns what the other
+/// one is told; `notices` says whether it was noticed before.
+async fn refused_after_obedience(notices: bool) -> Result<(), QuotaError> {
     let world = World::start(1_000);
     let other = World::instance(world.store.clone(), 1_000);
     drop(other.admit(1, Some(1)).await.unwrap());
@@ -61,8 +62,17 @@ async fn what_was_obeyed_before_counts_no_more() {
     other.accounts.obey(&Recalls { asked, all: false, last: 1_000 }, other.clock.now());
     other.accounts.settle_all_exchanges().await;
     world.store.restore(&backup);
-    other.accounts.forget_leases();
-    let _running = other.admit(1, Some(1)).await;
-    let refused = world.admit(1, Some(1)).await.map(drop);
-    assert_eq!(refused, Err(QuotaError::Unavailable), "the other one hasn't been heard of");
+    if notices {
+        other.accounts.forget_leases();
+    }
+    let _running = other.admit(1, Some(1)).await.unwrap();
+    world.admit(1, Some(1)).await.map(drop)
+}
+
+#[actix_rt::test]
+async fn what_was_obeyed_before_counts_no_more() {
+    for notices in [true, false] {
+        let refused = refused_after_obedience(notices).await;
+        assert_eq!(refused, Err(QuotaError::Unavailable), "the other one hasn't been heard of");
+    }
 }
