@@ -11,9 +11,8 @@ use tikv_jemalloc_ctl::{epoch, stats};
 
 use crate::{http::Slots, store::Store};
 
-/// `/proc` counts CPU time in hundredths of a second (USER_HZ; proc(5)), memory in pages of 4 KiB.
+/// `/proc` counts CPU time in hundredths of a second (USER_HZ; proc(5)).
 const TICK: Duration = Duration::from_millis(10);
-const PAGE: u64 = 4_096;
 
 /// Where the gauges are read.
 pub struct ProcessVitals {
@@ -27,11 +26,18 @@ pub struct ProcessVitals {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Returns the numbers of a file of `/proc/self`, after its last `)`: a process's name may contain anything.
-fn proc_fields(file: &str) -> Vec<u64> {
-    let text = fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+/// Returns the numbers in `/proc/self/stat` after its last `)`: a process's name may contain anything.
+fn stat() -> Vec<u64> {
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = text.rsplit(')').next().unwrap_or_default();
     fields.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect()
+}
+
+/// Returns the resident memory in bytes. `status` has it in KiB, however large a page is; `statm` in pages.
+fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |line: &str| line.strip_prefix("VmRSS:")?.split_ascii_whitespace().next()?.parse::<u64>().ok();
+    text.lines().find_map(kib).unwrap_or(0) << 10
 }
 
 impl Vitals for ProcessVitals {
@@ -39,13 +45,12 @@ impl Vitals for ProcessVitals {
         // The allocator's figures are of the last epoch; where it isn't jemalloc (tests), there are none.
         let advanced = epoch::advance().is_ok();
         let allocated = stats::allocated::read().ok().filter(|_| advanced).unwrap_or(0);
-        let resident = proc_fields("statm").get(1).copied().unwrap_or(0) * PAGE;
-        Memory { allocated: u64::try_from(allocated).unwrap_or(u64::MAX), resident }
+        Memory { allocated: u64::try_from(allocated).unwrap_or(u64::MAX), resident: resident() }
     }
 
     fn cpu_time(&self) -> Duration {
         // utime and stime, the 14th and 15th field of proc(5)'s list, are the 12th and 13th after the name.
-        let ticks: u64 = proc_fields("stat").iter().skip(11).take(2).sum();
+        let ticks: u64 = stat().iter().skip(11).take(2).sum();
         TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
     }
 
