@@ -344,7 +344,11 @@ fn a_limit_is_passed_by_one_request_s_excess_at_most() {
     for (limit, model, most) in
         [(["--cost-usd", "1"], "mock/chat+cost-0.4", 3), (["--tokens", "1000"], "mock/chat+prompt-5+completion-395", 3)]
     {
-        let app = TestApp::on(Database::Sqlite).env("HNE__LEDGER__FLUSH_INTERVAL", "300ms").start();
+        let app = TestApp::on(Database::Sqlite)
+            .env("HNE__LEDGER__FLUSH_INTERVAL", "300ms")
+            // Of a machine that does much else.
+            .env("HNE__QUOTA__LEASE_WAIT", "30s")
+            .start();
         let client = plan(&app, "ann", &limit);
         let mut body = chat(model, "excess");
         body["max_tokens"] = 1.into();
