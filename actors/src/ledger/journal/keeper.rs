@@ -1,5 +1,6 @@
 //! The threads that look after journals. One syncs them. The other prepares segments, begins journals anew after a fault,
-//! and drops what was applied long ago; it waits for no disk, so that a journal goes on while a sync takes seconds.
+//! and drops what was applied long ago; it waits for no sync of what is written, so that a journal goes on while one takes
+//! seconds.
 
 use std::{
     fs, io,
